@@ -1,0 +1,1 @@
+"""The log: append, read, subscribe, verify. Knows nothing of workflows."""

@@ -1,0 +1,1 @@
+"""What people query: views folded from the log."""
