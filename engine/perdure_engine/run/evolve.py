@@ -1,0 +1,198 @@
+"""How each event changes the state of a run. Total and unconditional: what is recorded has happened."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from immutables import Map, MapMutation
+from msgspec.structs import replace
+from perdure_eventstore.door import Json
+
+from perdure_engine.definitions.definition import On
+from perdure_engine.run import events as e
+from perdure_engine.run.state import DEAD, Occurrence, RunState, TaskState, TaskStatus, untouched
+
+
+def evolve(state: RunState, event: e.RunEvent) -> RunState:  # noqa: C901 - one line a type of event is the shortest way
+    """The state after ``event``."""
+    match event:
+        case e.TaskCompleted():
+            return _ended(state, event.task_id, "completed", output=event.output)
+        case e.TaskScheduled():
+            return _scheduled(state, event)
+        case e.TaskStarted():
+            task = replace(state.task(event.task_id), status="started", attempt=event.attempt, node=event.node)
+            return replace(state, tasks=state.tasks.set(event.task_id, task))
+        case e.RunStarted():
+            return _started(state, event)
+        case e.TaskFailed() | e.TaskTimedOut():
+            return _failed(state, event)
+        case e.TaskInterrupted():
+            task = state.task(event.task_id)
+            task = replace(task, status="interrupted", crashes=task.crashes + (not event.clean), node=None)
+            return replace(state, tasks=state.tasks.set(event.task_id, task))
+        case e.TaskSkipped():
+            return _ended(state, event.task_id, "skipped")
+        case e.TaskCancelled():
+            return _ended(state, event.task_id, "cancelled")
+        case e.EventLatched():
+            occurrence = Occurrence(event.event, event.payload, event.event_id, event.key)
+            return _latch(_seen(state, event), event.triggers, occurrence)
+        case e.EventIgnored():
+            return _seen(state, event)
+        case e.WaitExpired():
+            return _kill_triggers(state, (event.trigger,))
+        case e.RunStopping():
+            return replace(state, status="stopping", outcome=event.outcome, stop_reason=event.reason)
+        case e.RunCompleted():
+            return replace(state, status="completed", output=event.output)
+        case e.RunFailed():
+            return replace(state, status="failed", error=event.error)
+        case e.RunTimedOut():
+            return replace(state, status="timed_out")
+        case e.RunCancelled():
+            return replace(state, status="cancelled")
+        case _:
+            assert_never(event)
+
+
+def _started(state: RunState, event: e.RunStarted) -> RunState:
+    definition = state.definition
+    start = Occurrence(event.event, event.input, event.event_id, event.key)
+    dead = [
+        trigger.index for trigger in definition.events if trigger.entry and trigger.index not in event.latched
+    ]  # fmt: skip
+    state = replace(
+        state,
+        status="open",
+        input=event.input,
+        start=start,
+        live_waits=Map({t.index: len(definition.event_dependents[t.index]) for t in definition.events}),
+        seen=Map({event.event_id: True}) if event.event_id else Map(),
+    )
+    return _kill_triggers(_latch(state, event.latched, start), dead)
+
+
+def _scheduled(state: RunState, event: e.TaskScheduled) -> RunState:
+    task, active, waits = state.task(event.task_id), state.active, state.live_waits
+    if task.status == "waiting":
+        active += 1
+        waits = _lose_interest(state, event.task_id, task)
+    inputs = task.inputs if event.inputs is None else event.inputs
+    task = replace(task, status="scheduled", attempt=event.attempt, inputs=inputs)
+    return replace(state, tasks=state.tasks.set(event.task_id, task), active=active, live_waits=waits)
+
+
+def _failed(state: RunState, event: e.TaskFailed | e.TaskTimedOut) -> RunState:
+    task = state.task(event.task_id)
+    task = replace(
+        task,
+        attempt=event.attempt,
+        failures=task.failures + 1,
+        error=event.error if isinstance(event, e.TaskFailed) else _timed_out(event.timeout),
+    )
+    if event.retry_at is not None:
+        return replace(state, tasks=state.tasks.set(event.task_id, replace(task, status="retrying", node=None)))
+    state = replace(state, tasks=state.tasks.set(event.task_id, task))
+    if not state.definition.tasks[event.task_id].proceed_on_failure:
+        state = replace(state, unhandled=state.unhandled | {event.task_id})
+    return _ended(state, event.task_id, "failed")
+
+
+def _timed_out(seconds: float) -> Json:
+    return Json.of({"type": "TimedOut", "message": f"it took longer than {seconds:g} s"})
+
+
+def _ended(state: RunState, task_id: str, status: TaskStatus, output: Json | None = None) -> RunState:
+    """``task_id`` has ended as ``status``; every clause that waited for it counts that, or dies."""
+    definition, task = state.definition, state.task(task_id)
+    was_waiting = task.status == "waiting"
+    waits = _lose_interest(state, task_id, task) if was_waiting else state.live_waits
+    proceeds = status == "failed" and definition.tasks[task_id].proceed_on_failure
+    unhandled, any_completed = state.unhandled, state.any_completed
+    tasks = state.tasks.mutate()
+    tasks[task_id] = replace(task, status=status, output=output, node=None)
+    touched = [
+        (dependent.task_id, dependent.clause, holds(dependent.on, status, proceeds))
+        for dependent in definition.end_dependents.get(task_id, ())
+    ]
+    if status == "completed":
+        if not any_completed:
+            any_completed = True
+            touched += [(d.task_id, d.clause, True) for d in definition.any_completion if d.task_id != task_id]
+        if unhandled:
+            unhandled -= definition.tasks[task_id].handles
+    return replace(
+        state,
+        live_waits=_count(state, tasks, touched, waits),
+        tasks=tasks.finish(),
+        active=state.active - (not was_waiting),
+        ended=state.ended + 1,
+        unhandled=unhandled,
+        any_completed=any_completed,
+    )
+
+
+def holds(on: On, status: str, proceeds: bool) -> bool:
+    """Whether a condition ``T.on`` is true of a task that ended as ``status``; ``proceeds``: failed, but continue."""
+    if on == "ended" or on == status:
+        return True
+    return on == "done" and (status in ("completed", "skipped") or proceeds)
+
+
+def _latch(state: RunState, triggers: Iterable[int], occurrence: Occurrence) -> RunState:
+    tasks, waits, latched = state.tasks.mutate(), state.live_waits, state.latched
+    for trigger in triggers:
+        latched = latched.set(trigger, occurrence)
+        waits = waits.delete(trigger) if trigger in waits else waits
+        touched = [(d.task_id, d.clause, True) for d in state.definition.event_dependents[trigger]]
+        waits = _count(state, tasks, touched, waits)
+    return replace(state, tasks=tasks.finish(), latched=latched, live_waits=waits)
+
+
+def _kill_triggers(state: RunState, triggers: Iterable[int]) -> RunState:
+    tasks, waits = state.tasks.mutate(), state.live_waits
+    for trigger in triggers:
+        waits = waits.delete(trigger) if trigger in waits else waits
+        touched = [(d.task_id, d.clause, False) for d in state.definition.event_dependents[trigger]]
+        waits = _count(state, tasks, touched, waits)
+    return replace(state, tasks=tasks.finish(), live_waits=waits)
+
+
+def _count(
+    state: RunState,
+    tasks: "MapMutation[str, TaskState]",
+    touched: Iterable[tuple[str, int, bool]],
+    waits: "Map[int, int]",
+) -> "Map[int, int]":
+    """Count in ``tasks`` each clause that came closer, or mark it dead; returns the waits that are still live."""
+    for task_id, clause, met in touched:
+        spec = state.definition.tasks[task_id]
+        task = tasks.get(task_id) or untouched(spec)
+        lacks = task.lacks[clause]
+        if task.status != "waiting" or lacks == DEAD:
+            continue
+        now = lacks - 1 if met else DEAD
+        tasks[task_id] = replace(task, lacks=(*task.lacks[:clause], now, *task.lacks[clause + 1 :]))
+        if not met:
+            waits = _release(waits, spec.clauses[clause].events)
+    return waits
+
+
+def _lose_interest(state: RunState, task_id: str, task: TaskState) -> "Map[int, int]":
+    """The waits that are still live once ``task_id`` waits no more."""
+    waits = state.live_waits
+    for clause, lacks in zip(state.definition.tasks[task_id].clauses, task.lacks, strict=True):
+        if clause.events and lacks != DEAD:
+            waits = _release(waits, clause.events)
+    return waits
+
+
+def _release(waits: "Map[int, int]", triggers: Iterable[int]) -> "Map[int, int]":
+    for trigger in triggers:
+        if (count := waits.get(trigger)) is not None:
+            waits = waits.set(trigger, count - 1) if count > 1 else waits.delete(trigger)
+    return waits
+
+
+def _seen(state: RunState, event: e.EventLatched | e.EventIgnored) -> RunState:
+    return replace(state, seen=state.seen.set(event.event_id, True)) if event.event_id else state

@@ -1,0 +1,104 @@
+"""The state of a run: frozen values, shared between versions, counted so that nothing ever scans the tasks."""
+
+from typing import Final, Literal
+from uuid import UUID
+
+import msgspec
+from immutables import Map
+from perdure_eventstore.door import NULL, Json, json_object
+
+from perdure_engine.definitions.definition import Definition, TaskSpec
+from perdure_engine.run.events import Outcome
+
+TaskStatus = Literal[
+    "waiting", "scheduled", "started", "interrupted", "retrying", "completed", "failed", "skipped", "cancelled"
+]
+RunStatus = Literal["new", "open", "stopping", "completed", "failed", "timed_out", "cancelled"]
+
+ENDED: Final = frozenset({"completed", "failed", "skipped", "cancelled"})
+"""The states a task never leaves."""
+
+DEAD: Final = -1
+"""What a clause lacks once it can no longer come true."""
+
+
+class TaskState(msgspec.Struct, frozen=True):
+    """One task of a run. ``lacks`` counts, for each clause of its trigger, the conditions still to come true."""
+
+    lacks: tuple[int, ...]
+    status: TaskStatus = "waiting"
+    attempt: int = 0
+    failures: int = 0
+    """Attempts that failed or timed out."""
+    crashes: int = 0
+    """Attempts whose node died under them."""
+    node: UUID | None = None
+    inputs: Json = NULL
+    output: Json | None = None
+    error: Json | None = None
+
+
+class Occurrence(msgspec.Struct, frozen=True):
+    """What a template's ``event`` means: a published event, or the end of a task."""
+
+    name: str | None
+    payload: Json
+    id: UUID | None = None
+    key: str | None = None
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. Everything here follows from the definition and the run's events."""
+
+    definition: Definition
+    status: RunStatus = "new"
+    run_id: UUID
+    input: Json = NULL
+    start: Occurrence = Occurrence(None, NULL)
+    """The event that started it."""
+    tasks: Map[str, TaskState] = Map()
+    """Those that something has touched; see ``task``."""
+    latched: Map[int, Occurrence] = Map()
+    """Event triggers that have come true."""
+    live_waits: Map[int, int] = Map()
+    """Event triggers that still may: how many clauses of waiting tasks ask for each."""
+    seen: Map[UUID, bool] = Map()
+    """Ids of the events that reached the run."""
+    active: int = 0
+    """Tasks that are scheduled, under way or on a timer."""
+    ended: int = 0
+    unhandled: frozenset[str] = frozenset()
+    """Tasks that failed, and whose failure nothing has handled yet."""
+    any_completed: bool = False
+    outcome: Outcome | None = None
+    """How a stopping run will end."""
+    stop_reason: str = ""
+    output: Json | None = None
+    error: Json | None = None
+
+    def task(self, task_id: str) -> TaskState:
+        """The state of a task of the definition."""
+        return self.tasks.get(task_id) or untouched(self.definition.tasks[task_id])
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the run has ended, however."""
+        return self.status in ("completed", "failed", "timed_out", "cancelled")
+
+    def result(self) -> Json:
+        """What a completed run gives: its output template's value, or else the outputs of its completed tasks."""
+        if self.output is not None:
+            return self.output
+        return json_object(
+            (task_id, output) for task_id in self.definition.tasks if (output := self.task(task_id).output) is not None
+        )
+
+
+def untouched(spec: TaskSpec) -> TaskState:
+    """A task before anything has happened to it."""
+    return TaskState(tuple(clause.size for clause in spec.clauses))
+
+
+def new_run(definition: Definition, run_id: UUID) -> RunState:
+    """A run of ``definition`` before its first event."""
+    return RunState(definition=definition, run_id=run_id)

@@ -1,0 +1,30 @@
+"""The database's clock, read without asking it each time."""
+
+import time
+
+
+class Clock:
+    """Now, in µs since 1970, on the local clock corrected to the database's.
+
+    Every answer of the log carries the database's time; ``correct`` takes it in. Half the round trip is the error.
+    """
+
+    def __init__(self) -> None:
+        self._offset = 0
+
+    def now(self) -> int:
+        """Now in µs since 1970 by the database's clock, as far as known."""
+        return time.time_ns() // 1000 + self._offset
+
+    def correct(self, database: int, sent: int, received: int) -> None:
+        """Take in that the database's clock showed ``database`` µs between two local times (µs, ``local``)."""
+        offset = database - (sent + received) // 2
+        # A slow answer says little: believe it only as far as it must be true.
+        slack = (received - sent) // 2
+        if abs(offset - self._offset) > slack:
+            self._offset = offset
+
+    @staticmethod
+    def local() -> int:
+        """The uncorrected local time in µs since 1970."""
+        return time.time_ns() // 1000

@@ -1,0 +1,71 @@
+"""The way to Postgres: one SQLAlchemy engine, and psycopg's own connections out of it for the hot path."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.types.string import ByteaBinaryLoader
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from perdure_eventstore import arrays
+from perdure_eventstore.errors import LogError, LogUnavailable, domain_error
+
+
+def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) -> AsyncEngine:
+    """An engine for ``url`` (postgresql://…). No connection is made yet. Raises ValueError for another database."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        raise ValueError(f"{parsed.render_as_string()} is not a Postgres: give a URL that starts with postgresql://")
+    engine = create_async_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=10,
+        pool_pre_ping=False,
+        connect_args={"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure"},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        arrays.register(connection.driver_connection)
+
+    return engine
+
+
+@asynccontextmanager
+async def raw_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection[Any]]:
+    """psycopg's own connection, in autocommit, json columns as the bytes they were written as.
+
+    It is closed, not returned to the pool, when the block ends: those who take one keep it. Raises LogError.
+    """
+    try:
+        fairy = await engine.raw_connection()
+    except (DBAPIError, psycopg.Error, OSError) as error:
+        raise connection_error(error) from error
+    try:
+        connection = fairy.driver_connection
+        assert isinstance(connection, AsyncConnection)
+        await connection.set_autocommit(True)
+        read_json_as_written(connection)
+        yield connection
+    finally:
+        fairy.invalidate()
+
+
+def read_json_as_written(connection: AsyncConnection[Any]) -> None:
+    """Have ``connection`` return json as bytes, unparsed."""
+    connection.adapters.register_loader("json", ByteaBinaryLoader)
+
+
+def connection_error(error: BaseException) -> LogError:
+    """The sentence for a database that could not be reached."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    if isinstance(cause, psycopg.Error):
+        found = domain_error(cause)
+        if not isinstance(found, LogUnavailable):
+            return found
+    return LogUnavailable(f"the database cannot be reached: {str(cause).strip()}")

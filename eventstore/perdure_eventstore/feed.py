@@ -1,0 +1,79 @@
+"""One poller a process: it advances the settled mark and wakes whoever waits for more of the log."""
+
+import asyncio
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_eventstore.errors import LogUnavailable
+from perdure_eventstore.session import Session
+from perdure_eventstore.settled import SettledMark
+
+log = structlog.get_logger(__name__)
+
+_PENDING_POLL = 0.002
+_MOST_BACKOFF = 2.0
+
+
+class Feed:
+    """``await feed.beyond(position)`` returns the mark as soon as it is higher.
+
+    A hint (``hint``, from a notification or from one's own append) makes it look at once; without any it looks every
+    ``interval`` seconds, so a lost hint costs a delay and nothing else.
+    """
+
+    def __init__(self, engine: AsyncEngine, schema: str = "perdure", interval: float = 1.0) -> None:
+        self.mark = 0
+        self._session = Session(engine)
+        self._schema = schema
+        self._interval = interval
+        self._hinted = asyncio.Event()
+        self._moved = asyncio.Event()
+
+    def hint(self) -> None:
+        """Something was appended."""
+        self._hinted.set()
+
+    async def beyond(self, position: int) -> int:
+        """Wait until the mark is higher than ``position``, and return it."""
+        while self.mark <= position:
+            await self._moved.wait()
+        return self.mark
+
+    async def run(self) -> None:
+        """Look for ever; cancel to end."""
+        backoff = 0.05
+        try:
+            while True:
+                mark = SettledMark(self._session, self._schema)
+                try:
+                    await mark.check()
+                    while True:
+                        await self.run_once(mark)
+                        backoff = 0.05
+                        await self._pause(mark)
+                except LogUnavailable as error:
+                    log.warning("feed lost the log", error=str(error), retry_in=backoff)
+                    await asyncio.sleep(backoff)
+                    backoff = min(backoff * 2, _MOST_BACKOFF)
+        finally:
+            await self._session.close()
+
+    async def run_once(self, mark: SettledMark) -> None:
+        """Look once."""
+        self._hinted.clear()
+        position = await mark.advance()
+        if position > self.mark:
+            self.mark = position
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
+    async def _pause(self, mark: SettledMark) -> None:
+        if mark.pending:
+            await asyncio.sleep(_PENDING_POLL)
+            return
+        try:
+            async with asyncio.timeout(self._interval):
+                await self._hinted.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,50 @@
+"""Reading: one stream in order, or the settled log in order."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.session import Session
+
+_COLUMNS = """e.position, e.recorded_at, e.stream, e.version, e.schema_version, e.id, e.type, e.data, e.metadata,
+    coalesce(e.payload, case when e.payload_digest is not null then p.payload end), e.payload_salt, e.payload_digest,
+    e.hash"""
+
+
+class Reader:
+    """Reads events through one session."""
+
+    def __init__(self, session: Session, schema: str = "perdure") -> None:
+        self._session = session
+        select = f"""select {_COLUMNS} from "{schema}".events e left join "{schema}".payloads p
+            on p.stream = e.stream and p.version = e.version and e.payload is null and e.payload_digest is not null"""
+        self._stream = f"{select} where e.stream = %s and e.version > %s order by e.version limit %s"
+        self._span = f"{select} where e.position > %s and e.position <= %s order by e.position limit %s"
+        self._types = (
+            f"{select} where e.position > %s and e.position <= %s and e.type = any(%s) order by e.position limit %s"
+        )
+
+    async def stream(self, stream: UUID, after: int = 0, batch: int = 1_000) -> AsyncIterator[RecordedEvent]:
+        """The events of ``stream`` after version ``after``. A stream that does not exist has none."""
+        while True:
+            rows = await self._fetch(self._stream, (stream, after, batch))
+            for event in rows:
+                yield event
+            if len(rows) < batch:
+                return
+            after = rows[-1].version
+
+    async def span(
+        self, after: int, last: int, *, types: Sequence[str] | None = None, limit: int = 1_000
+    ) -> list[RecordedEvent]:
+        """At most ``limit`` events with ``after`` < position <= ``last``, in order.
+
+        ``last`` must be settled (``SettledMark``), or events may be missing that come later.
+        """
+        if types is None:
+            return await self._fetch(self._span, (after, last, limit))
+        return await self._fetch(self._types, (after, last, list(types), limit))
+
+    async def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[RecordedEvent]:
+        return [RecordedEvent._make(row) for row in await self._session.fetch(statement, parameters)]

@@ -1,0 +1,49 @@
+"""A connection of one's own that comes back after it was lost."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_eventstore.database import raw_connection
+from perdure_eventstore.errors import domain_error
+
+
+class Session:
+    """psycopg's connection in autocommit (``database.raw_connection``), opened when it is first used.
+
+    After an error that broke it, the next use opens another. Statements from several tasks take turns.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._connection: AsyncConnection[Any] | None = None
+        self._closing = AsyncExitStack()
+        self.opened = 0
+        """How many connections there have been: what was remembered of an earlier one may no longer hold."""
+
+    async def connection(self) -> AsyncConnection[Any]:
+        """The connection, working as far as known. Raises LogUnavailable."""
+        if self._connection is not None and self._connection.closed:
+            await self.close()
+        if self._connection is None:
+            self._connection = await self._closing.enter_async_context(raw_connection(self._engine))
+            self.opened += 1
+        return self._connection
+
+    async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Run ``statement`` and return its rows. Raises LogError."""
+        connection = await self.connection()
+        try:
+            cursor = await connection.execute(statement, parameters, prepare=True, binary=True)
+            return await cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise domain_error(error) from error
+
+    async def close(self) -> None:
+        """Give the connection up; the next use opens another."""
+        self._connection = None
+        await self._closing.aclose()
