@@ -29,6 +29,8 @@ class Append(msgspec.Struct, frozen=True):
     events: Sequence[NewEvent]
     companion: Any = None
     """Rows of a layer above that must commit with these events; see ``Statement``."""
+    announce: bool = False
+    """Other processes should look soon: they are sent a hint."""
 
 
 class Appended(NamedTuple):

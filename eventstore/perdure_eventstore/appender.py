@@ -1,6 +1,7 @@
 """Group commit: whatever waits to be appended in this process goes to the disk in one statement."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,9 @@ from perdure_eventstore.session import Session
 
 MAX_EVENTS = 1_000
 """Events in one statement, unless a single append has more."""
+
+HINT_INTERVAL = 0.005
+"""Seconds between two notifications: at the rate of commits they would cost more than they save."""
 
 Answer = Callable[[Appended | LogError], None]
 
@@ -56,6 +60,8 @@ class Appender:
             "order by version"
         )
         self._session = Session(engine)
+        self._hint = f"select pg_notify('{schema}', '')"
+        self._hinted_at = 0.0
         self._waiting: list[tuple[Append, Answer]] = []
         self._some = asyncio.Event()
         self._idle = asyncio.Event()
@@ -127,6 +133,18 @@ class Appender:
             results = [error] * len(entries)
         for (_, answer), result in zip(entries, results, strict=True):
             answer(result)
+        if any(append.announce for append, _ in entries):
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Hint to other processes that there is more: coalesced, throttled, and nobody's only way to know."""
+        now = time.monotonic()
+        if now - self._hinted_at >= HINT_INTERVAL:
+            self._hinted_at = now
+            try:
+                await self._session.fetch(self._hint)
+            except LogError as error:
+                log.debug("hint not sent", error=str(error))
 
     async def _append(self, appends: Sequence[Append]) -> list[Appended | LogError]:
         """Send until the outcome is known. Raises LogUnavailable when patience runs out, or what the log refused."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.session import Session
 
 _COLUMNS = """e.position, e.recorded_at, e.stream, e.version, e.schema_version, e.id, e.type, e.data, e.metadata,
@@ -20,6 +20,7 @@ class Reader:
         select = f"""select {_COLUMNS} from "{schema}".events e left join "{schema}".payloads p
             on p.stream = e.stream and p.version = e.version and e.payload is null and e.payload_digest is not null"""
         self._stream = f"{select} where e.stream = %s and e.version > %s order by e.version limit %s"
+        self._head = f'select version, hash from "{schema}".events where stream = %s order by version desc limit 1'
         self._span = f"{select} where e.position > %s and e.position <= %s order by e.position limit %s"
         self._types = (
             f"{select} where e.position > %s and e.position <= %s and e.type = any(%s) order by e.position limit %s"
@@ -34,6 +35,11 @@ class Reader:
             if len(rows) < batch:
                 return
             after = rows[-1].version
+
+    async def head(self, stream: UUID) -> Head:
+        """The stream's head; NO_STREAM where there is none."""
+        rows = await self._session.fetch(self._head, (stream,))
+        return Head(*rows[0]) if rows else NO_STREAM
 
     async def span(
         self, after: int, last: int, *, types: Sequence[str] | None = None, limit: int = 1_000

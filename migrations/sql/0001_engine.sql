@@ -180,8 +180,9 @@ begin
     end if;
     if companion -> 'waits' is not null then
         insert into perdure.waits (run, trigger, event, key, armed_at)
-        select r.run, r.trigger, r.event, r.key, first_positions[array_position(won, r.a)]
-        from json_to_recordset(companion -> 'waits') r(a integer, run uuid, trigger integer, event text, key text)
+        select r.run, r.trigger, r.event, r.key, coalesce(r.armed_at, first_positions[array_position(won, r.a)])
+        from json_to_recordset(companion -> 'waits')
+            r(a integer, run uuid, trigger integer, event text, key text, armed_at bigint)
         where r.a = any (won);
     end if;
     if companion -> 'consumed' is not null then

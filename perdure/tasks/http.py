@@ -74,8 +74,8 @@ class HttpTask:
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise _invalid("", f"this request cannot be made: {error}") from error
-        if request.url.scheme not in ("http", "https") or not request.url.host:
-            raise _invalid("url", "a URL begins with http:// or https:// and a host")
+        if request.url.scheme not in ("http", "https") or not request.url.host or (request.url.port or 0) > 65535:
+            raise _invalid("url", "a URL begins with http:// or https:// and a host, and its port is at most 65535")
         return await self._exchange(request, timeout or self._settings.timeout, expected_status)
 
     async def aclose(self) -> None:

@@ -66,11 +66,12 @@ def _start(progress: Progress, command: c.StartRun) -> None:
             event=command.event,
             event_id=command.event_id,
             key=command.key,
+            keyed=definition.key is not None,
             latched=latched,
             waits=tuple(
                 e.WaitArmed(trigger.index, trigger.name, _later(command.at, trigger.within))
                 for trigger in definition.events
-                if not trigger.entry and trigger.index not in latched
+                if not trigger.entry and trigger.index not in latched and trigger.name != "task_completed"
             ),
             deadline=_later(command.at, definition.deadline),
             input=command.input,

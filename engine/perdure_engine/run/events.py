@@ -29,13 +29,17 @@ class WaitArmed(msgspec.Struct, frozen=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """The first event of a run. ``latched`` are the triggers that the starting event already holds."""
+    """The first event of a run. ``latched`` are the triggers that the starting event already holds.
+
+    ``keyed``: the definition says that there is one open run a key, and this is its.
+    """
 
     workflow_id: str
     digest: str
     event: str | None = None
     event_id: UUID | None = None
     key: str | None = None
+    keyed: bool = False
     latched: tuple[int, ...] = ()
     waits: tuple[WaitArmed, ...] = ()
     deadline: datetime | None = None

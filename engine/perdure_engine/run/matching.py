@@ -30,3 +30,11 @@ def matching_triggers(
                 continue
         found.append(index)
     return tuple(found)
+
+
+def starts_run(definition: Definition, event: Occurrence) -> bool:
+    """Whether ``event`` is an entry of ``definition`` whose own ``where``, if any, is true of it."""
+    if event.name not in definition.entries:
+        return False
+    entries = [t.index for t in definition.events if t.entry and t.name == event.name]
+    return not entries or bool(matching_triggers(definition, entries, event, event.payload))

@@ -160,7 +160,7 @@ class Progress:
         """End the run if it must; True when that made something follow."""
         self._fail_fast()
         state = self.state
-        if state.active or (state.status == "open" and state.live_waits and not state.unhandled):
+        if state.active or (state.status == "open" and not state.unhandled and self._may_still_come()):
             return False
         if state.ended < len(state.definition.tasks):
             return self._skip_rest()
@@ -174,6 +174,11 @@ class Progress:
             case _:
                 self._complete()
         return False
+
+    def _may_still_come(self) -> bool:
+        """Whether an event from outside could go on with the run; ``task_completed`` comes from within."""
+        events = self.state.definition.events
+        return any(events[trigger].name != "task_completed" for trigger in self.state.live_waits)
 
     def _complete(self) -> None:
         template, output = self.state.definition.output, None

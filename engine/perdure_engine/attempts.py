@@ -1,0 +1,185 @@
+"""Executing attempts: a handler called, and what came of it told to its run."""
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+from perdure_eventstore.door import Json, PayloadRefused
+from perdure_eventstore.errors import FenceLost
+
+from perdure_engine.definitions.definition import Retry, TaskSpec
+from perdure_engine.errors import NoRetry
+from perdure_engine.handlers import TaskType, call
+from perdure_engine.held_run import HeldRun
+from perdure_engine.retries import DEFAULT, retry_at
+from perdure_engine.run import commands as c
+from perdure_engine.task import Task
+from perdure_engine.task_types import TaskTypes
+
+log = structlog.get_logger(__name__)
+
+_MOST_TRACEBACK = 8_000
+
+
+class Transactions(Protocol):
+    """Runs an exactly-once attempt in the transaction that records its completion."""
+
+    async def run(self, run: HeldRun, task: Task, work: Callable[[Any], Awaitable[Any]]) -> bool:
+        """Call ``work`` with the connection, record its output, commit. False: the attempt was already decided."""
+
+
+class Attempts:
+    """The attempts under way on this node."""
+
+    def __init__(
+        self,
+        types: TaskTypes,
+        transactions: Transactions,
+        *,
+        now: Callable[[], datetime],
+        may_work: Callable[[], bool],
+        fencing_token: Callable[[UUID], int],
+        ended: Callable[[], None],
+    ) -> None:
+        """``may_work`` is asked right before each handler call; ``ended`` is told when a slot is free again."""
+        self._types = types
+        self._transactions = transactions
+        self._now = now
+        self._may_work = may_work
+        self._fencing_token = fencing_token
+        self._ended = ended
+        self._under_way: dict[tuple[UUID, str], asyncio.Task[None]] = {}
+        self._stopping: set[UUID] = set()
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def start(self, run: HeldRun, task_id: str, attempt: int) -> None:
+        """Execute an attempt whose TaskStarted is on the disk."""
+        task = asyncio.get_running_loop().create_task(self._execute(run, task_id, attempt))
+        self._under_way[run.run_id, task_id] = task
+
+    def cancel_run(self, run: UUID) -> None:
+        """Cancel what is under way of a run that is stopping; each handler's end is told to the run."""
+        self._stopping.add(run)
+        for (each, _), task in self._under_way.items():
+            if each == run:
+                task.cancel()
+
+    def forget_run(self, run: UUID) -> None:
+        """The run has ended."""
+        self._stopping.discard(run)
+
+    async def interrupt_all(self) -> None:
+        """Cancel everything, cleanly: each attempt is recorded as interrupted by a stop, not as failed."""
+        self._closing = True
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def abandon_all(self) -> None:
+        """Cancel everything and tell nobody: the runs belong to another node now."""
+        tasks = list(self._under_way.values())
+        self._under_way.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _execute(self, run: HeldRun, task_id: str, attempt: int) -> None:
+        command: c.RunCommand | None
+        try:
+            command = await self._outcome(run, task_id, attempt)
+        except asyncio.CancelledError:
+            if self._under_way.get((run.run_id, task_id)) is not asyncio.current_task():
+                raise
+            command = self._cancelled(run.run_id, task_id, attempt)
+        except FenceLost:
+            command = None
+        if self._under_way.get((run.run_id, task_id)) is asyncio.current_task():
+            del self._under_way[run.run_id, task_id]
+        self._ended()
+        if command is not None:
+            run.tell(command)
+
+    def _cancelled(self, run: UUID, task_id: str, attempt: int) -> c.RunCommand:
+        if run in self._stopping:
+            return c.CancelAttempt(at=self._now(), task_id=task_id, attempt=attempt)
+        if not self._closing:
+            # A handler that raises CancelledError by itself has failed like any other.
+            error = Json.of({"type": "CancelledError", "message": "the handler cancelled itself"})
+            return c.FailAttempt(at=self._now(), task_id=task_id, attempt=attempt, error=error)
+        return c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt, clean=True)
+
+    async def _outcome(self, run: HeldRun, task_id: str, attempt: int) -> c.RunCommand | None:
+        """Call the handler; the command that tells the run what came of it, None if that is recorded already."""
+        state = run.state
+        spec, known = state.definition.tasks[task_id], state.task(task_id)
+        if not self._may_work():
+            raise FenceLost("the lease of this node has run out")
+        task_type = self._types.get(spec.type)
+        task = Task(
+            run.run_id, state.definition.workflow_id, task_id, attempt, known.inputs.value,
+            self._fencing_token(run.run_id),
+        )  # fmt: skip
+        seconds = spec.timeout if spec.timeout is not None else task_type.timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                if task_type.exactly_once:
+                    await self._transactions.run(run, task, lambda connection: call(task_type, task, connection))
+                    return None
+                output = Json.of(await call(task_type, task))
+                return c.CompleteAttempt(at=self._now(), task_id=task_id, attempt=attempt, output=output)
+        except FenceLost:
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired() and seconds is not None:
+                return self._timed_out(run, spec, task_type, attempt, seconds)
+            return self._failed(run, spec, task_type, attempt, error)
+
+    def _timed_out(
+        self, run: HeldRun, spec: TaskSpec, task_type: TaskType, attempt: int, seconds: float
+    ) -> c.TimeOutAttempt:
+        at, policy = self._now(), _policy(spec, task_type)
+        log.warning("attempt timed out", run=str(run.run_id), task=spec.task_id, attempt=attempt, timeout=seconds)
+        return c.TimeOutAttempt(
+            at=at, task_id=spec.task_id, attempt=attempt, timeout=seconds, max_attempts=policy.attempts,
+            retry_at=retry_at(policy, run.state.task(spec.task_id).failures + 1, at),
+        )  # fmt: skip
+
+    def _failed(
+        self, run: HeldRun, spec: TaskSpec, task_type: TaskType, attempt: int, error: Exception
+    ) -> c.FailAttempt:
+        at, policy = self._now(), _policy(spec, task_type)
+        retried = not isinstance(error, NoRetry | PayloadRefused)
+        log.warning(
+            "attempt failed", run=str(run.run_id), task=spec.task_id, attempt=attempt, retried=retried,
+            error=f"{type(error).__name__}: {error}",
+        )  # fmt: skip
+        return c.FailAttempt(
+            at=at, task_id=spec.task_id, attempt=attempt, error=describe(error),
+            max_attempts=policy.attempts if retried else 1,
+            retry_at=retry_at(policy, run.state.task(spec.task_id).failures + 1, at) if retried else None,
+        )  # fmt: skip
+
+
+def _policy(spec: TaskSpec, task_type: TaskType) -> Retry:
+    return spec.retry or task_type.retry or DEFAULT
+
+
+def describe(error: BaseException) -> Json:
+    """An error as it is recorded: its type, its message, and where it was raised."""
+    lines = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:]
+    return Json.of(
+        {"type": type(error).__name__, "message": _text(str(error)), "traceback": _text(lines)}
+    )  # fmt: skip
+
+
+def _text(text: str) -> str:
+    # An error message may hold anything; what text cannot hold is shown escaped.
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

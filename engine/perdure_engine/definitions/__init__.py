@@ -1,0 +1,1 @@
+"""Definitions: the language, its checks and its compiled form."""

@@ -1,0 +1,46 @@
+"""Who waits for the end of a run that this process executes is told at once, without asking the log."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from uuid import UUID
+
+from perdure_engine.run.events import RunEvent
+from perdure_engine.run.state import RunState
+
+_REMEMBERED = 2_000
+
+
+class Endings:
+    """A ``holder.Listener`` that remembers the runs that ended last."""
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[UUID, RunState] = OrderedDict()
+        self._waiting: dict[UUID, list[asyncio.Future[None]]] = {}
+
+    def told(self, run: UUID, events: Sequence[RunEvent], state: RunState) -> None:
+        """Take in a commit."""
+        if not state.is_ended:
+            return
+        self._recent[run] = state
+        if len(self._recent) > _REMEMBERED:
+            self._recent.popitem(last=False)
+        for future in self._waiting.pop(run, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def get(self, run: UUID) -> RunState | None:
+        """The final state, if the run ended here not long ago."""
+        return self._recent.get(run)
+
+    async def wait(self, run: UUID, seconds: float) -> None:
+        """Wait until the run is seen to end, at most ``seconds``; it may have ended elsewhere unseen."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(run, []).append(future)
+        await asyncio.wait([future], timeout=seconds)
+        if not future.done():
+            future.cancel()
+            waiting = self._waiting.get(run, [])
+            waiting.remove(future)
+            if not waiting:
+                self._waiting.pop(run, None)

@@ -1,0 +1,68 @@
+"""Exactly once: a task's own writes and its completion in one transaction on the log's own Postgres."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from perdure_eventstore.append import Batch, Statement, send
+from perdure_eventstore.clock import Clock
+from perdure_eventstore.door import Json
+from psycopg import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_engine.held_run import Decision, HeldRun, Message, Owner
+from perdure_engine.run.commands import CompleteAttempt
+from perdure_engine.run.events import TaskCompleted
+from perdure_engine.task import Task
+
+
+class AttemptSuperseded(Exception):
+    """The attempt was decided otherwise while its handler worked; what it wrote is rolled back."""
+
+
+class ExactlyOnce:
+    """The engine owns the transaction: handler, then TaskCompleted as the last statement, then COMMIT.
+
+    Who loses the race for the run's stream goes back to the savepoint, folds what happened and decides again; the
+    handler is not repeated. If the attempt is no longer under way by then, all of it is rolled back.
+    """
+
+    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, owner: Owner) -> None:
+        self._engine, self._statement, self._clock, self._owner = engine, statement, clock, owner
+
+    async def run(self, run: HeldRun, task: Task, work: Callable[[SqlAlchemyConnection], Awaitable[Any]]) -> bool:
+        """Do ``work`` and record its output. False when the attempt was already decided; nothing is kept then.
+
+        Raises what ``work`` raises, and LogError.
+        """
+        async with self._engine.connect() as connection:
+            # Not as a context manager: the commit is ours to place, within the run's turn. Closing rolls back.
+            await connection.begin()
+            output = Json.of(await work(connection))
+            try:
+                await run.take_turn(lambda: self._complete(run, task, output, connection))
+            except AttemptSuperseded:
+                return False
+        return True
+
+    async def _complete(
+        self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection
+    ) -> Decision | None:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(raw, AsyncConnection)
+        while True:
+            command = CompleteAttempt(
+                at=self._owner.now(), task_id=task.task_id, attempt=task.attempt, output=output
+            )  # fmt: skip
+            decision = run.decide([Message(command)], begin=False)
+            if not any(isinstance(event, TaskCompleted) for event in decision.events):
+                raise AttemptSuperseded
+            savepoint = await connection.begin_nested()
+            answer = (await send(raw, self._statement, Batch([run.append_of(decision)]), self._clock))[0]
+            if answer is not None:
+                await savepoint.commit()
+                await connection.commit()
+                run.evolve(decision, answer.head)
+                return decision
+            await savepoint.rollback()
+            run.state, run.head = await self._owner.reload(run)

@@ -1,0 +1,116 @@
+"""A task type, made from a handler by its signature, and the call of a handler for one attempt."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from pydantic import PydanticUserError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure_engine.definitions.definition import Retry
+from perdure_engine.errors import TaskTypeRefused
+from perdure_engine.inputs import Binding, compile_inputs
+from perdure_engine.outputs import Serialise, compile_output
+from perdure_engine.signature import Signature, function_of, read_signature
+from perdure_engine.task import Task
+from perdure_engine.transactions import lend, session_in
+
+Handler = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskType:
+    """What the engine knows of a kind of task. Made by ``task_type``."""
+
+    name: str
+    handler: Handler
+    retry: Retry | None
+    """None leaves it to the definition, then the engine."""
+    timeout: float | None
+    """Seconds an attempt may take; None as for ``retry``."""
+    exactly_once: bool
+    """The handler writes in the transaction that records its completion."""
+    is_async: bool
+    """A synchronous handler runs in a thread."""
+    signature: Signature
+    binding: Binding
+    serialise: Serialise
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the inputs."""
+        return self.binding.schema
+
+
+def task_type(
+    name: str,
+    handler: Handler,
+    *,
+    retry: Retry | None = None,
+    timeout: float | None = None,
+    namespace: Mapping[str, Any] | None = None,
+) -> TaskType:
+    """Make a task type of ``handler``. Everything about its signature is found and compiled here, once.
+
+    ``timeout`` is seconds an attempt. Hints written as text are resolved in the handler's module, and in
+    ``namespace`` for names that live elsewhere (the locals of the function that defines it). Raises TaskTypeRefused.
+    """
+    if timeout is not None and not timeout > 0:
+        raise TaskTypeRefused(f"the timeout of {name} is {timeout} s; it takes more than 0 s, or None")
+    signature = read_signature(name, handler, namespace)
+    function = function_of(handler)
+    exactly_once = bool(signature.connections or signature.sessions)
+    is_async = inspect.iscoroutinefunction(function)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TaskTypeRefused(f"the handler of {name} is a generator; return one value instead of yielding several")
+    if exactly_once and not is_async:
+        raise TaskTypeRefused(
+            f"the handler of {name} takes an async connection but is not async; write `async def`, or drop it"
+        )
+    try:
+        binding = compile_inputs(name, signature)
+        serialise = compile_output(name, signature.returns)
+    except (PydanticUserError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
+    return TaskType(name, handler, retry, timeout, exactly_once, is_async, signature, binding, serialise)
+
+
+async def call(task_type: TaskType, task: Task, connection: AsyncConnection | None = None) -> Any:
+    """Run one attempt: bind the inputs, call the handler, and return its output as plain JSON values.
+
+    An exactly-once type needs ``connection``, inside a transaction that the caller commits or rolls back. A
+    synchronous handler sees the caller's context variables; cancelling leaves its thread to finish unheard. Raises
+    InputsInvalid, OutputInvalid, TransactionIsOurs (none is retried), and whatever the handler raises.
+    """
+    arguments = task_type.binding.bind(task.inputs)
+    for name in task_type.signature.tasks:
+        arguments[name] = task
+    if task_type.exactly_once:
+        output = await _call_in_transaction(task_type, arguments, connection)
+    elif task_type.is_async:
+        output = await task_type.handler(**arguments)
+    else:
+        output = await anyio.to_thread.run_sync(partial(task_type.handler, **arguments), abandon_on_cancel=True)
+        # A plain function around an async one, such as a decorator makes.
+        if inspect.isawaitable(output):
+            output = await output
+    return task_type.serialise(output)
+
+
+async def _call_in_transaction(
+    task_type: TaskType, arguments: dict[str, Any], connection: AsyncConnection | None
+) -> Any:
+    if connection is None or not connection.in_transaction():
+        raise TypeError(f"{task_type.name} is an exactly-once task type: call it with a connection in a transaction")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(lend(connection))
+        for name in task_type.signature.connections:
+            arguments[name] = connection
+        for name in task_type.signature.sessions:
+            arguments[name] = await stack.enter_async_context(session_in(connection))
+        return await task_type.handler(**arguments)

@@ -1,0 +1,224 @@
+"""A run that this node holds: its state, its mailbox, and one append in flight.
+
+    idle ──tell──▶ deciding ──submit──▶ appending ──Appended──▶ evolved: effects, and the mailbox again
+                      ▲                     │
+                      └── folded the tail ◀─┴──Conflict (somebody else appended first)
+
+Commands that arrive while an append is in flight wait and are decided together. The state moves only when the append
+is known to be on the disk, and no handler is called before that.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+import structlog
+from perdure_eventstore.append import Append, Appended
+from perdure_eventstore.errors import Conflict, LogError
+from perdure_eventstore.events import Head
+
+from perdure_engine.history import Loaded
+from perdure_engine.run import RunState, advance
+from perdure_engine.run.codec import encode
+from perdure_engine.run.commands import BeginAttempt, RunCommand
+from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
+from perdure_engine.work import Rows, work_of
+
+log = structlog.get_logger(__name__)
+
+
+class Owner(Protocol):
+    """What a run needs of the node that holds it."""
+
+    node_id: UUID
+    metadata: bytes
+
+    def now(self) -> datetime:
+        """Now, by the database's clock."""
+
+    def submit(self, append: Append, answer: Callable[[Appended | LogError], None]) -> None:
+        """Append with the next group commit."""
+
+    def take_slot(self, run: "HeldRun", task_id: str) -> bool:
+        """Reserve a slot for a scheduled task, or remember it for when one is free."""
+
+    def give_back(self, slots: int) -> None:
+        """Return reserved slots that nothing started in."""
+
+    def committed(self, run: "HeldRun", events: Sequence[RunEvent]) -> None:
+        """``events`` are on the disk, and the run's state is the one after them."""
+
+    def failed(self, run: "HeldRun", error: LogError) -> None:
+        """An append did not go through, for good."""
+
+    def consumed(self, inbox: Sequence[int]) -> None:
+        """These inbox rows were deleted in an append."""
+
+    def discard(self, inbox: Sequence[int]) -> None:
+        """Delete inbox rows that made no difference."""
+
+    async def reload(self, run: "HeldRun") -> Loaded:
+        """The run's state and head with what others appended."""
+
+
+class Message(NamedTuple):
+    """A command in the mailbox; ``inbox`` is the row it came from, ``reserved`` whether it holds a slot."""
+
+    command: RunCommand
+    inbox: int | None = None
+    reserved: bool = False
+
+
+class Decision(NamedTuple):
+    """What a turn decided, to be appended."""
+
+    messages: Sequence[Message]
+    events: list[RunEvent]
+    state: RunState
+    reserved: int
+
+
+class HeldRun:
+    """Decides one thing at a time. All methods are called in the event loop."""
+
+    __slots__ = ("_in_flight", "_mailbox", "_owner", "_turns", "armed_at", "head", "run_id", "state")
+
+    def __init__(self, owner: Owner, state: RunState, head: Head, armed_at: int | None = None) -> None:
+        self.run_id = state.run_id
+        self.state = state
+        self.head = head
+        self.armed_at = armed_at
+        self._owner = owner
+        self._mailbox: list[Message] = []
+        self._in_flight: Decision | bool = False
+        self._turns: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is waiting to be decided or recorded."""
+        return bool(self._mailbox or self._in_flight)
+
+    def tell(self, command: RunCommand, inbox: int | None = None, *, reserved: bool = False) -> None:
+        """Put ``command`` into the mailbox; it is decided at once if nothing is in flight."""
+        self._mailbox.append(Message(command, inbox, reserved))
+        if not self._in_flight:
+            self._turn()
+
+    async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
+        """Let ``turn`` decide and append by itself, with the mailbox held up meanwhile.
+
+        It returns what it committed, or None. Raises what it raises.
+        """
+        while self._in_flight:
+            free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._turns.append(free)
+            await free
+        self._in_flight = True
+        try:
+            decision = await turn()
+        finally:
+            self._in_flight = False
+        if decision is not None:
+            self._owner.committed(self, decision.events)
+            self._begin_later(decision)
+        self._next()
+
+    def decide(self, messages: Sequence[Message], *, begin: bool = True) -> Decision:
+        """What ``messages`` make of the run as it is, with free slots taken for what they schedule."""
+        state, events, reserved = self.state, [], 0
+        for message in messages:
+            made, state = advance(state, message.command)
+            events += made
+            reserved += message.reserved
+        if begin and not state.is_ended:
+            for event in events[:]:
+                if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
+                    reserved += 1
+                    begun = BeginAttempt(at=messages[0].command.at, task_id=event.task_id, node=self._owner.node_id)
+                    made, state = advance(state, begun)
+                    events += made
+        return Decision(messages, events, state, reserved)
+
+    def append_of(self, decision: Decision) -> Append:
+        """The append that records ``decision``, with its working-set rows."""
+        events = decision.events
+        work: Rows = work_of(self.run_id, events, self.armed_at)
+        consumed = [{"id": message.inbox} for message in decision.messages if message.inbox is not None]
+        if consumed:
+            work["consumed"] = consumed
+        metadata = self._owner.metadata
+        return Append(self.run_id, self.head, [encode(event, metadata) for event in events], work or None)
+
+    def evolve(self, decision: Decision, head: Head) -> None:
+        """``decision`` is on the disk."""
+        self.state, self.head = decision.state, head
+
+    def _turn(self) -> None:
+        messages, self._mailbox = self._mailbox, []
+        decision = self.decide(messages)
+        if not decision.events:
+            self._owner.give_back(decision.reserved)
+            self._owner.discard([message.inbox for message in messages if message.inbox is not None])
+            return
+        self._in_flight = decision
+        self._owner.submit(self.append_of(decision), self._answered)
+
+    def _answered(self, result: Appended | LogError) -> None:
+        decision = self._in_flight
+        assert isinstance(decision, Decision)
+        if isinstance(result, Appended):
+            self._in_flight = False
+            self.evolve(decision, result.head)
+            started = sum(isinstance(event, TaskStarted) for event in decision.events)
+            self._owner.give_back(decision.reserved - started)
+            if inbox := [message.inbox for message in decision.messages if message.inbox is not None]:
+                self._owner.consumed(inbox)
+            self._owner.committed(self, decision.events)
+            self._next()
+            return
+        self._owner.give_back(decision.reserved)
+        if isinstance(result, Conflict):
+            self._mailbox[:0] = [message._replace(reserved=False) for message in decision.messages]
+            self._in_flight = True
+            task = asyncio.get_running_loop().create_task(self._catch_up())
+            task.add_done_callback(_raise_unexpected)
+        else:
+            self._in_flight = False
+            self._owner.failed(self, result)
+
+    async def _catch_up(self) -> None:
+        log.info("somebody else appended to the run first", run=str(self.run_id), version=self.head.version)
+        try:
+            self.state, self.head = await self._owner.reload(self)
+        except LogError as error:
+            self._in_flight = False
+            self._owner.failed(self, error)
+            return
+        self._in_flight = False
+        self._owner.committed(self, [])
+        self._next()
+
+    def _next(self) -> None:
+        if self._in_flight:
+            return
+        while self._turns:
+            if not (waiter := self._turns.popleft()).done():
+                waiter.set_result(None)
+                return
+        if self._mailbox:
+            self._turn()
+
+    def _begin_later(self, decision: Decision) -> None:
+        """Begin what ``decision`` scheduled and could not begin in the same append."""
+        for event in decision.events:
+            if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
+                begin = BeginAttempt(at=self._owner.now(), task_id=event.task_id, node=self._owner.node_id)
+                self.tell(begin, reserved=True)
+
+
+def _raise_unexpected(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a run could not catch up", exc_info=error)

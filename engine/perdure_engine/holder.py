@@ -1,0 +1,196 @@
+"""The runs a node holds, and what each of their events makes it do."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from perdure_eventstore.append import Append, Appended
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.events import NO_STREAM
+from perdure_eventstore.read import Reader
+
+from perdure_engine.attempts import Attempts
+from perdure_engine.held_run import HeldRun
+from perdure_engine.history import Loaded, fold_tail, load_run
+from perdure_engine.registry import Registry
+from perdure_engine.run import commands as c
+from perdure_engine.run import events as e
+from perdure_engine.run.state import RunState
+from perdure_engine.slots import Slots
+
+log = structlog.get_logger(__name__)
+
+Listener = Callable[[UUID, Sequence[e.RunEvent], RunState], None]
+"""Told of every commit of a run this node holds: the run, its new events, its state after them."""
+
+
+class Holder:
+    """Implements ``held_run.Owner``. A run is held from its start, or from when it is needed, to its end.
+
+    One that only waits for events or timers is let go; whatever reaches it loads it again.
+    """
+
+    def __init__(
+        self,
+        node_id: UUID,
+        metadata: bytes,
+        appender: Appender,
+        reader: Reader,
+        registry: Registry,
+        concurrency: int,
+        fenced: Callable[[], None],
+    ) -> None:
+        """``fenced`` is called when an append shows that this node's runs were taken over."""
+        self.node_id, self.metadata = node_id, metadata
+        self.slots: Slots[tuple[HeldRun, str]] = Slots(concurrency)
+        self.attempts: Attempts
+        self.listeners: list[Listener] = []
+        self.note_timer: Callable[[datetime], None] = lambda due: None
+        self.discard_inbox: Callable[[Sequence[int]], None] = lambda ids: None
+        self.consumed_inbox: Callable[[Sequence[int]], None] = lambda ids: None
+        self.knows_type: Callable[[str], bool] = lambda name: True
+        self._appender, self._reader, self._registry, self._fenced = appender, reader, registry, fenced
+        self._held: dict[UUID, HeldRun] = {}
+        self._parked: set[UUID] = set()
+        self._loading: dict[UUID, asyncio.Future[HeldRun]] = {}
+        self._stranded: dict[str, list[tuple[HeldRun, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def knows(self, run: UUID) -> bool:
+        """Whether the run is held, or was let go to wait for events or timers."""
+        return run in self._held or run in self._parked
+
+    async def get(self, run: UUID) -> HeldRun:
+        """The run, loaded from the log if it is not held. Raises UnknownRun, LogError."""
+        if (held := self._held.get(run)) is not None:
+            return held
+        if (loading := self._loading.get(run)) is not None:
+            return await asyncio.shield(loading)
+        future = self._loading[run] = asyncio.get_running_loop().create_future()
+        try:
+            loaded = await load_run(self._reader, self._registry, run)
+            # Somebody may have started it meanwhile, from its very first event.
+            held = self._held.get(run) or self._hold(HeldRun(self, loaded.state, loaded.head))
+            future.set_result(held)
+            return held
+        except BaseException as error:
+            future.set_exception(error)
+            future.exception()
+            raise
+        finally:
+            del self._loading[run]
+
+    def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> HeldRun:
+        """Start a run of this node's shards; its first commit is told to the listeners like any other."""
+        if (held := self._held.get(state.run_id)) is None:
+            held = self._hold(HeldRun(self, state, NO_STREAM, armed_at))
+        held.tell(command)
+        return held
+
+    async def resume(self, run: UUID) -> None:
+        """After a takeover: what was under way is interrupted, what was scheduled waits for a slot."""
+        held = await self.get(run)
+        for task_id, task in held.state.tasks.items():
+            if task.status == "started" and task.node != self.node_id:
+                held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
+            elif task.status == "scheduled" and self.take_slot(held, task_id):
+                self._begin(held, task_id)
+        self._let_go(held)
+
+    def types_changed(self) -> None:
+        """A task type was added: whatever waited for it may start."""
+        stranded, self._stranded = self._stranded, {}
+        for run, task_id in (each for waiting in stranded.values() for each in waiting):
+            if self.take_slot(run, task_id):
+                self._begin(run, task_id)
+
+    def slot_is_free(self) -> None:
+        """An attempt ended: its slot goes to whoever waits longest."""
+        self.slots.give_back()
+        self._pump()
+
+    # What a held run needs of its owner.
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self._appender.clock.now() / 1e6, UTC)
+
+    def submit(self, append: Append, answer: Callable[[Appended | LogError], None]) -> None:
+        self._appender.submit(append, answer)
+
+    def take_slot(self, run: HeldRun, task_id: str) -> bool:
+        type_ = run.state.definition.tasks[task_id].type
+        if not self.knows_type(type_):
+            log.warning("no handler here for a scheduled task", run=str(run.run_id), task=task_id, type=type_)
+            self._stranded.setdefault(type_, []).append((run, task_id))
+            return False
+        return self.slots.take((run, task_id))
+
+    def give_back(self, slots: int) -> None:
+        if slots > 0:
+            self.slots.give_back(slots)
+            self._pump()
+
+    def committed(self, run: HeldRun, events: Sequence[e.RunEvent]) -> None:
+        for event in events:
+            match event:
+                case e.TaskStarted():
+                    self.attempts.start(run, event.task_id, event.attempt)
+                case e.TaskFailed(retry_at=due) | e.TaskTimedOut(retry_at=due) if due is not None:
+                    self.note_timer(due)
+                case e.RunStarted():
+                    for wait in event.waits:
+                        if wait.until is not None:
+                            self.note_timer(wait.until)
+                    if event.deadline is not None:
+                        self.note_timer(event.deadline)
+                case e.RunStopping():
+                    self.attempts.cancel_run(run.run_id)
+        for listener in self.listeners:
+            listener(run.run_id, events, run.state)
+        self._let_go(run)
+
+    def failed(self, run: HeldRun, error: LogError) -> None:
+        self._held.pop(run.run_id, None)
+        if isinstance(error, FenceLost):
+            self._fenced()
+        else:
+            log.error("a run's events could not be recorded", run=str(run.run_id), error=str(error))
+        for listener in self.listeners:
+            listener(run.run_id, (), run.state)
+
+    def consumed(self, inbox: Sequence[int]) -> None:
+        self.consumed_inbox(inbox)
+
+    def discard(self, inbox: Sequence[int]) -> None:
+        self.discard_inbox(inbox)
+
+    async def reload(self, run: HeldRun) -> Loaded:
+        return await fold_tail(self._reader, self._registry, run.run_id, run.state, run.head)
+
+    # What follows is its own.
+
+    def _hold(self, run: HeldRun) -> HeldRun:
+        self._held[run.run_id] = run
+        self._parked.discard(run.run_id)
+        return run
+
+    def _let_go(self, run: HeldRun) -> None:
+        if run.is_busy or not (run.state.is_ended or run.state.active == 0):
+            return
+        self._held.pop(run.run_id, None)
+        if run.state.is_ended:
+            self.attempts.forget_run(run.run_id)
+        elif run.state.status != "new":
+            self._parked.add(run.run_id)
+
+    def _begin(self, run: HeldRun, task_id: str) -> None:
+        run.tell(c.BeginAttempt(at=self.now(), task_id=task_id, node=self.node_id), reserved=True)
+
+    def _pump(self) -> None:
+        while (waiting := self.slots.next()) is not None:
+            self._begin(*waiting)

@@ -1,0 +1,103 @@
+"""The node's right to work: its epoch, and the shards it leases.
+
+A node writes its row in ``nodes`` and leases shards of runs for a while, renewing well before the end. When a lease
+has run out, its node counts as dead: whoever takes the shard first raises the dead node's epoch, which waits for an
+append of that node in flight and makes every later one fail, and only then reads the runs.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+from perdure_eventstore.errors import FenceLost
+from perdure_eventstore.session import Session
+
+from perdure_engine.identity import SHARDS
+
+log = structlog.get_logger(__name__)
+
+
+def boot_time() -> float:
+    """Seconds since the machine started, sleep included: a lease runs out while a laptop is shut."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Leases:
+    """One node's leases. ``shards`` are those it may work on now."""
+
+    def __init__(self, session: Session, node: UUID, task_types: Sequence[str], schema: str, seconds: float) -> None:
+        """``seconds`` is how long a lease lasts; it is renewed three times in that."""
+        self.shards: frozenset[int] = frozenset()
+        self.epoch = 1
+        self._session = session
+        self._node = node
+        self._types = list(task_types)
+        self._seconds = seconds
+        self._length = timedelta(seconds=seconds)
+        self._until = 0.0
+        nodes, shards = f'"{schema}".nodes', f'"{schema}".shards'
+        self._join = f"insert into {nodes} (node, epoch, name, task_types) values (%s, %s, %s, %s)"
+        self._fence = f"""update {nodes} set epoch = epoch + 1 where node <> %s and node in
+            (select node from {shards} where lease_until < clock_timestamp())"""
+        # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death.
+        self._renew = f"""update {shards} set lease_until = clock_timestamp() + %s where node = %s
+            and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard"""
+        self._live = f"""select count(distinct node) from {shards}
+            where node <> %s and lease_until > clock_timestamp()"""
+        self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s from
+            (select shard from {shards} where node is null or lease_until < clock_timestamp()
+             order by shard limit %s for update skip locked) free
+            where s.shard = free.shard returning s.shard"""
+        self._give = f"""update {shards} set node = null, lease_until = '-infinity'
+            where node = %s and shard = any(%s)"""
+        self._leave = f"delete from {nodes} where node = %s"
+        self._sweep = f"""delete from {nodes} n where n.started_at < clock_timestamp() - interval '1 day'
+            and not exists (select from {shards} s where s.node = n.node)"""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the last renewal still counts, reckoned from before it was sent."""
+        return boot_time() < self._until
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds between renewals."""
+        return self._seconds / 3
+
+    async def join(self) -> None:
+        """Write the node's row."""
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        await self._session.fetch(self._join, (self._node, self.epoch, name, self._types))
+        await self._session.fetch(self._sweep)
+
+    async def renew(self) -> frozenset[int]:
+        """Renew, take what is free up to a fair share, and return the shards that are new.
+
+        Raises FenceLost if shards this node worked on are no longer its own.
+        """
+        sent = boot_time()
+        mine = {
+            row[0] for row in await self._session.fetch(self._renew, (self._length, self._node, self._node, self.epoch))
+        }
+        if not self.shards <= mine:
+            raise FenceLost(f"the lease of node {self._node} ran out")
+        others = (await self._session.fetch(self._live, (self._node,)))[0][0]
+        share = -(-SHARDS // (others + 1))
+        await self._session.fetch(self._fence, (self._node,))
+        taken = set()
+        if len(mine) < share:
+            rows = await self._session.fetch(self._take, (self._node, self._length, share - len(mine)))
+            taken = {row[0] for row in rows}
+        self._until = sent + self._seconds
+        self.shards = frozenset(mine | taken)
+        return frozenset(taken)
+
+    async def release(self) -> None:
+        """Give everything back at once, for a clean stop."""
+        await self._session.fetch(self._give, (self._node, sorted(self.shards)))
+        await self._session.fetch(self._leave, (self._node,))
+        self.shards, self._until = frozenset(), 0.0

@@ -1,0 +1,70 @@
+"""The node: leases shards, holds their open runs, and executes their tasks.
+
+``Node`` lives through one or more tenures. A tenure is a time under one identity and epoch: the node joins, leases
+shards, resumes their open runs, and works until it is stopped or fenced off. Who is fenced off forgets everything and
+joins anew under another identity.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.feed import Feed
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_engine.task_types import TaskTypes
+from perdure_engine.tenure import Settings, Tenure
+
+log = structlog.get_logger(__name__)
+
+
+class Node:
+    """A running engine. ``async with node.running() as tenure`` works until the block ends."""
+
+    def __init__(self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed) -> None:
+        """``feed`` is run by whoever made it, for longer than the node."""
+        self._engine, self._types, self._settings, self._feed = engine, types, settings, feed
+        self.tenure: Tenure | None = None
+        self.joined: list[Callable[[Tenure], None]] = []
+        """Told of every new tenure."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Node"]:
+        """Work in the background; leaves when the first leases are held, and stops cleanly at the end.
+
+        Raises LogError if the log cannot be reached at the start.
+        """
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stopping = asyncio.Event()
+        work = asyncio.create_task(self._work(ready, stopping))
+        try:
+            await asyncio.wait([ready, work], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            yield self
+        finally:
+            stopping.set()
+            await work
+
+    async def _work(self, ready: "asyncio.Future[None]", stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            tenure = Tenure(self._engine, self._types, self._settings, self._feed)
+            try:
+                async with tenure:
+                    self.tenure = tenure
+                    for told in self.joined:
+                        told(tenure)
+                    if not ready.done():
+                        ready.set_result(None)
+                    await tenure.work(stopping)
+            except FenceLost as error:
+                log.warning("this node was taken for dead, joining anew", reason=str(error))
+            except LogError:
+                if not ready.done():
+                    raise
+                log.warning("this node lost the log, joining anew", exc_info=True)
+                await asyncio.sleep(1.0)
+            finally:
+                self.tenure = None

@@ -1,0 +1,59 @@
+"""What a handler is told of its attempt."""
+
+from typing import Any, cast
+from uuid import UUID
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+
+class Task:
+    """One attempt of one task, handed to any parameter annotated with this class."""
+
+    __slots__ = ("_log", "attempt", "fencing_token", "inputs", "run_id", "task_id", "workflow_id")
+
+    run_id: UUID
+    workflow_id: str
+    task_id: str
+    attempt: int
+    """From 1; interruptions count here, though not towards the retry policy."""
+    inputs: dict[str, Any]
+    """As resolved from the templates, before validation. Shared with the run: treat it as frozen."""
+    fencing_token: int
+    """Grows with every change of owner: a service that remembers the highest one can refuse a woken sleeper."""
+
+    def __init__(
+        self,
+        run_id: UUID,
+        workflow_id: str,
+        task_id: str,
+        attempt: int,
+        inputs: dict[str, Any],
+        fencing_token: int,
+    ) -> None:
+        self.run_id = run_id
+        self.workflow_id = workflow_id
+        self.task_id = task_id
+        self.attempt = attempt
+        self.inputs = inputs
+        self.fencing_token = fencing_token
+        # Most handlers never log, and binding costs more than all the rest.
+        self._log: FilteringBoundLogger | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same text for every attempt of this task of this run, and for no other."""
+        return f"{self.run_id}:{self.task_id}"
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """A structlog logger that carries workflow, run, task and attempt."""
+        if self._log is None:
+            bound = structlog.get_logger("perdure.task").bind(
+                workflow=self.workflow_id, run=str(self.run_id), task=self.task_id, attempt=self.attempt
+            )
+            self._log = cast(FilteringBoundLogger, bound)
+        return self._log
+
+    def __repr__(self) -> str:
+        return f"Task({self.workflow_id}, run {self.run_id}, {self.task_id}, attempt {self.attempt})"

@@ -1,0 +1,308 @@
+"""A node's time under one identity: what it consists of, and its duties."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from uuid import UUID
+
+import orjson
+import structlog
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.errors import FenceLost, LogError, LogUnavailable
+from perdure_eventstore.feed import Feed
+from perdure_eventstore.listen import listen
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from perdure_engine.attempts import Attempts
+from perdure_engine.endings import Endings
+from perdure_engine.exactly_once import ExactlyOnce
+from perdure_engine.history import UnknownRun
+from perdure_engine.holder import Holder
+from perdure_engine.identity import new_id, shard_of
+from perdure_engine.inbox import Inbox, Letter
+from perdure_engine.leases import Leases
+from perdure_engine.registry import Registry
+from perdure_engine.router import Router, StartOrder
+from perdure_engine.run import advance, new_run
+from perdure_engine.run import commands as c
+from perdure_engine.run import events as e
+from perdure_engine.run.state import RunState
+from perdure_engine.starting import append_start
+from perdure_engine.task_types import TaskTypes
+from perdure_engine.timers import Timers
+from perdure_engine.work import WorkStatement
+
+log = structlog.get_logger(__name__)
+
+_FOREVER = float("inf")
+
+
+class Settings(NamedTuple):
+    """How a node works. Times are seconds."""
+
+    schema: str = "perdure"
+    concurrency: int = 100
+    """Attempts at once."""
+    lease: float = 10.0
+    """How long a dead node's runs wait for another."""
+    poll: float = 1.0
+    """How long a lost hint can delay an event from outside."""
+    scan: float = 30.0
+    """Between two looks for open runs that nobody works on."""
+
+
+class Tenure:
+    """Everything a node is made of, wired together; ``async with`` it, then ``work``."""
+
+    def __init__(self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed) -> None:
+        """``feed`` is run by whoever made it."""
+        schema = settings.schema
+        self.node_id = new_id()
+        self._engine, self._types, self._settings = engine, types, settings
+        self._fenced = asyncio.Event()
+        self._letters = asyncio.Event()
+        self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
+        self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
+        statement = WorkStatement(schema, self.node_id, self.leases.epoch)
+        self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema)
+        self.feed = feed
+        self.reader = Reader(self._session, schema)
+        self.registry = Registry(self._session, self.appender, schema)
+        self.holder = Holder(
+            self.node_id, orjson.dumps({"node": str(self.node_id)}), self.appender, self.reader, self.registry,
+            settings.concurrency, self._fenced.set,
+        )  # fmt: skip
+        self.holder.attempts = Attempts(
+            types,
+            ExactlyOnce(engine, statement, self.appender.clock, self.holder),
+            now=self.holder.now,
+            may_work=lambda: self.leases.is_valid,
+            fencing_token=lambda run: self.leases.epoch,
+            ended=self.holder.slot_is_free,
+        )
+        self.holder.knows_type = types.__contains__
+        self.holder.discard_inbox = self._discard
+        self.holder.listeners.append(self._told)
+        self.inbox = Inbox(self._session, schema)
+        self.holder.consumed_inbox = self.inbox.forget
+        self.timers = Timers(self._session, schema, now=self.holder.now, wake=self.fire_timers)
+        self.holder.note_timer = self.timers.note
+        self.router = Router(
+            self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set
+        )  # fmt: skip
+        self.endings = Endings()
+        self.holder.listeners.append(self.endings.told)
+        self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
+        self._running: set[asyncio.Task[None]] = set()
+        self._starting: dict[UUID, list[asyncio.Future[bool]]] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.leases.join()
+            self._spawn(self.appender.run())
+            await self.take_over(await self.leases.renew())
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.timers.stop()
+            if isinstance(error, FenceLost | LogError):
+                await self.holder.attempts.abandon_all()
+            else:
+                await self.holder.attempts.interrupt_all()
+                await self.appender.drain()
+                await self.leases.release()
+        finally:
+            await self._close()
+
+    async def work(self, stopping: asyncio.Event) -> None:
+        """Do every duty until ``stopping`` is set. Raises FenceLost when another node took over."""
+        self.timers.start()
+        schema = self._settings.schema
+        duties = [
+            self._spawn(self._repeat(self._renew, self.leases.renewal_interval)),
+            self._spawn(self._repeat(self.read_inbox, self._settings.poll, self._letters)),
+            self._spawn(self._repeat(self.fire_timers, self._settings.scan)),
+            self._spawn(self._repeat(self.scan, self._settings.scan)),
+            self._spawn(self._repeat(self.router.run, 0.1)),
+            self._spawn(listen(self._engine, schema, self._hinted)),
+            self._spawn(self._until_fenced()),
+        ]
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            done, _ = await asyncio.wait([stop, *duties], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            stop.cancel()
+            for task in duties:
+                task.cancel()
+            await asyncio.gather(stop, *duties, return_exceptions=True)
+
+    async def start(self, order: StartOrder) -> bool:
+        """Start the run an event starts; returns once it is recorded, False if it was there already."""
+        command = c.StartRun(
+            at=self.holder.now(), input=order.event.payload, event=order.event.name, event_id=order.event.id,
+            key=order.key,
+        )  # fmt: skip
+        return await self.start_run(new_run(order.definition, order.run), command, order.armed_at)
+
+    async def take_over(self, shards: frozenset[int]) -> None:
+        """Resume every open run of newly leased shards."""
+        if not shards:
+            return
+        rows = await self._session.fetch(self._open, (sorted(shards),))
+        if rows:
+            log.info("resuming open runs", runs=len(rows), shards=len(shards))
+        for (run,) in rows:
+            await self._resume(run)
+        self.inbox.forget_all()
+        self._letters.set()
+        await self.fire_timers()
+
+    async def scan(self) -> None:
+        """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
+        for (run,) in await self._session.fetch(self._open, (sorted(self.leases.shards),)):
+            if not self.holder.knows(run):
+                await self._resume(run)
+
+    async def read_inbox(self) -> None:
+        """Hand what came from outside to its runs."""
+        while letters := await self.inbox.read(sorted(self.leases.shards)):
+            for letter in letters:
+                await self._hand(letter)
+            await self.appender.drain()
+
+    async def fire_timers(self) -> None:
+        """Tell every run whose timer is due."""
+        shards = sorted(self.leases.shards)
+        while timers := await self.timers.due(shards):
+            for timer in timers:
+                run = await self.holder.get(timer.run)
+                command = timer.command(self.holder.now())
+                if run.is_busy or advance(run.state, command)[0]:
+                    run.tell(command)
+                else:
+                    await self.timers.delete(timer)
+            await self.appender.drain()
+        await self.timers.arm(shards)
+
+    async def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> bool:
+        """Start a run here if this node leases its shard, or leave it to its owner. False: it was there already."""
+        if shard_of(state.run_id) not in self.leases.shards:
+            return await append_start(self.appender, state, command, armed_at)
+        started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._starting.setdefault(state.run_id, []).append(started)
+        self.holder.start_run(state, command, armed_at)
+        return await started
+
+    def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
+        self.feed.hint()
+        for started in self._starting.pop(run, ()):
+            if started.done():
+                continue
+            if state.status == "new":
+                started.set_exception(LogUnavailable(f"run {run} could not be started"))
+            else:
+                started.set_result(any(isinstance(event, e.RunStarted) for event in events))
+
+    async def _resume(self, run: UUID) -> None:
+        try:
+            await self.holder.resume(run)
+        except LogError:
+            raise
+        except Exception:
+            # One run that cannot be read shall not keep the others from going on.
+            log.exception("a run cannot be resumed", run=str(run))
+
+    async def _hand(self, letter: Letter) -> None:
+        try:
+            run = await self.holder.get(letter.run)
+            if letter.kind == "started":
+                await self._resume(letter.run)
+                await self.inbox.delete([letter.id])
+                return
+            assert letter.event is not None
+            published = await self.inbox.event(letter.event)
+        except UnknownRun:
+            log.exception("an inbox row names a run that is not in the log", run=str(letter.run))
+            return
+        except LogError:
+            self.inbox.forget([letter.id])
+            raise
+        command = c.ReceiveEvent(
+            at=self.holder.now(), event=published.name, event_id=letter.event, payload=published.payload,
+            key=published.key,
+        )  # fmt: skip
+        run.tell(command, letter.id)
+
+    def _discard(self, ids: Sequence[int]) -> None:
+        if ids:
+            self._spawn(self.inbox.delete(ids))
+
+    async def _renew(self) -> None:
+        await self.take_over(await self.leases.renew())
+
+    async def _until_fenced(self) -> None:
+        await self._fenced.wait()
+        raise FenceLost(f"node {self.node_id} was fenced off")
+
+    def _hinted(self) -> None:
+        self.feed.hint()
+        self._letters.set()
+
+    async def _repeat(
+        self, duty: Callable[[], Awaitable[None]], interval: float, wake: asyncio.Event | None = None
+    ) -> None:
+        """Do a duty every ``interval`` seconds, and at once when ``wake`` is set; a lost log makes it wait longer."""
+        waits = wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.1)
+        while True:
+            if wake is not None:
+                wake.clear()
+            async for attempt in AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=waits):
+                with attempt:
+                    try:
+                        await duty()
+                    except LogError:
+                        raise
+                    except Exception:
+                        log.exception("a duty of the node failed, it will be done again", duty=duty.__qualname__)
+            if wake is None:
+                await asyncio.sleep(interval)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await wake.wait()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ran)
+        return task
+
+    def _ran(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, LogError):
+            log.error("part of the node ended", exc_info=error)
+
+    async def _close(self) -> None:
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for futures in self._starting.values():
+            for started in futures:
+                if not started.done():
+                    started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
+        for session in (self._session, self._router_session, self._lease_session):
+            await session.close()

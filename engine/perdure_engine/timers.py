@@ -1,0 +1,89 @@
+"""Timers: rows of the log's working set, and one wake-up of APScheduler's for the earliest."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from perdure_eventstore.session import Session
+
+from perdure_engine.run.commands import FireTimer
+
+_BATCH = 1_000
+_JOB = "next timer"
+
+
+class Timer(NamedTuple):
+    """A timer row: ``timer`` is "retry:TASK", "wait:TRIGGER" or "deadline"."""
+
+    run: UUID
+    timer: str
+    due: datetime
+
+    def command(self, at: datetime) -> FireTimer:
+        """What its run is told."""
+        kind, _, subject = self.timer.partition(":")
+        match kind:
+            case "retry":
+                return FireTimer(at=at, kind="retry", task_id=subject)
+            case "wait":
+                return FireTimer(at=at, kind="wait", trigger=int(subject))
+            case _:
+                return FireTimer(at=at, kind="deadline")
+
+
+class Timers:
+    """Fires what is due in batches. The rows are the truth; the scheduler's one job may be lost at any time."""
+
+    def __init__(
+        self, session: Session, schema: str, *, now: Callable[[], datetime], wake: Callable[[], Awaitable[None]]
+    ) -> None:
+        """``now`` is the database's time; ``wake`` is awaited when the earliest timer is due."""
+        self._session = session
+        self._now, self._wake = now, wake
+        self._next: datetime | None = None
+        self._scheduler = AsyncIOScheduler(
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}, timezone="UTC"
+        )
+        # A fired timer's row is deleted in the append that its run makes of it, so it may be read more than once.
+        self._due = f"""select run, timer, due from "{schema}".timers
+            where shard = any(%s) and due <= %s order by due limit {_BATCH}"""
+        self._earliest = f'select min(due) from "{schema}".timers where shard = any(%s) and due > %s'
+        self._delete = f'delete from "{schema}".timers where run = %s and timer = %s'
+
+    def start(self) -> None:
+        """Begin to wake."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Wake no more."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def note(self, due: datetime) -> None:
+        """A timer was written: wake for it if it comes before the one already waited for."""
+        if self._next is None or due < self._next:
+            self._next = due
+            # The scheduler goes by this machine's clock, the timer by the database's.
+            local = datetime.now(due.tzinfo) + max(due - self._now(), timedelta(0))
+            self._scheduler.add_job(self._fire, "date", run_date=local, id=_JOB, replace_existing=True)
+
+    async def due(self, shards: Sequence[int]) -> list[Timer]:
+        """What is due now, earliest first, at most one batch."""
+        return [Timer(*row) for row in await self._session.fetch(self._due, (list(shards), self._now()))]
+
+    async def arm(self, shards: Sequence[int]) -> None:
+        """Wake for the earliest timer that is not due yet."""
+        self._next = None
+        earliest = (await self._session.fetch(self._earliest, (list(shards), self._now())))[0][0]
+        if earliest is not None:
+            self.note(earliest)
+
+    async def delete(self, timer: Timer) -> None:
+        """Forget a timer whose run has no use for it."""
+        await self._session.fetch(self._delete, (timer.run, timer.timer))
+
+    async def _fire(self) -> None:
+        self._next = None
+        await self._wake()

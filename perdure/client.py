@@ -1,0 +1,255 @@
+"""What a program asks of Perdure: publish, start, register, wait. Works with or without a node in this process."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from perdure_engine.definitions.definition import Definition
+from perdure_engine.definitions.names import RESERVED_EVENTS
+from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
+from perdure_engine.history import load_run
+from perdure_engine.identity import new_id
+from perdure_engine.node import Node
+from perdure_engine.registry import Registered, Registration, Registry
+from perdure_engine.run import new_run
+from perdure_engine.run.commands import StartRun
+from perdure_engine.run.state import RunState
+from perdure_engine.starting import append_start
+from perdure_engine.task_types import TaskTypes
+from perdure_engine.tenure import Tenure
+from perdure_engine.work import WorkStatement
+from perdure_eventstore.append import Append
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.door import Json
+from perdure_eventstore.errors import Conflict, FenceLost
+from perdure_eventstore.events import NO_STREAM
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+
+_POLL = 0.005
+_MOST_POLL = 0.25
+
+
+class Client:
+    """Talks to the log through one session and one appender of its own."""
+
+    def __init__(self, engine: AsyncEngine, types: TaskTypes, schema: str, patience: float) -> None:
+        """``patience`` is how many seconds an append waits for a database that cannot be reached."""
+        self.engine, self.schema = engine, schema
+        self.node: Node | None = None
+        self._types = types
+        self._session = Session(engine)
+        self.reader = Reader(self._session, schema)
+        self.appender = Appender(engine, WorkStatement(schema), patience=patience, schema=schema)
+        self.registry = Registry(self._session, self.appender, schema)
+
+    async def run(self) -> None:
+        """Append what is asked for; cancel to end."""
+        try:
+            await self.appender.run()
+        finally:
+            await self._session.close()
+
+    def follow(self, tenure: Tenure) -> None:
+        """A node of this process follows the log: let it say when definitions change."""
+        self.registry.remember_active()
+        tenure.router.definitions_changed.append(self.registry.forget_active)
+
+    def unfollow(self) -> None:
+        """The node has ended."""
+        self.node = None
+        self.registry.remember_active(False)
+
+    async def register(
+        self, document: object, *, known_types: Any = None, allow_unknown_types: bool = False
+    ) -> Registered:
+        """See App.register."""
+        known = known_types if known_types is not None else self._types.schemas()
+        return await self.registry.register(document, known_types=known, allow_unknown_types=allow_unknown_types)
+
+    async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":
+        """See App.publish."""
+        if event.name in RESERVED_EVENTS or not event.name:
+            raise StartRefused(f"{event.name!r} is one of the engine's own event names; choose another")
+        stream = event_id or new_id()
+        append = Append(stream, NO_STREAM, [encode_fact(event, id_=stream)], announce=True)
+        try:
+            appended = await self.appender.append(append)
+            position = appended.positions[0]
+        except Conflict:
+            position = await self._same_event(stream, event)
+        self._hint()
+        return Published(self, stream, position)
+
+    async def start(
+        self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
+    ) -> "Run":
+        """See App.start."""
+        active = await self.registry.active(workflow_id)
+        definition = await self.registry.definition(active.digest)
+        command = StartRun(
+            at=self._now(), input=input_, event=_entry(definition, event), key=_key(definition, key)
+        )  # fmt: skip
+        state = new_run(definition, run_id or new_id())
+        if not await self._start(state, command):
+            await self._same_run(state.run_id, command)
+        return Run(self, state.run_id)
+
+    async def wait(self, run: UUID, timeout: float | None) -> RunState:
+        """The run's state once it has ended. Raises StillOpen, UnknownRun."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._wait(run)
+        except TimeoutError:
+            raise StillOpen(run, timeout or 0.0) from None
+
+    async def _wait(self, run: UUID) -> RunState:
+        pause, head = _POLL, None
+        while True:
+            endings = self.node.tenure.endings if self.node and self.node.tenure else None
+            if endings and (state := endings.get(run)) is not None:
+                return state
+            if endings and head is None:
+                # Most runs that this process waits for it executes as well, and most of them are short.
+                head = NO_STREAM
+                await endings.wait(run, _MOST_POLL)
+                continue
+            if (now := await self.reader.head(run)) != head:
+                state = (await load_run(self.reader, self.registry, run)).state
+                if state.is_ended:
+                    return state
+                head, pause = now, _POLL
+            if endings:
+                await endings.wait(run, pause)
+            else:
+                await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _MOST_POLL)
+
+    async def routed(self, event: UUID, timeout: float | None) -> EventRouted:
+        """What a published event met, once a node has routed it. Raises TimeoutError."""
+        pause = _POLL
+        async with asyncio.timeout(timeout):
+            while True:
+                async for recorded in self.reader.stream(event, after=1):
+                    routed: EventRouted = decode_fact(recorded)
+                    return routed
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, _MOST_POLL)
+
+    async def _start(self, state: RunState, command: StartRun) -> bool:
+        tenure = self.node.tenure if self.node else None
+        if tenure is not None:
+            try:
+                return await tenure.start_run(state, command)
+            except FenceLost:
+                # The node will join anew; a client may start a run at any time.
+                pass
+        return await append_start(self.appender, state, command)
+
+    async def _same_run(self, run: UUID, command: StartRun) -> None:
+        """The run is there already: fine if it was started with the same content."""
+        known = (await load_run(self.reader, self.registry, run)).state
+        if known.input != command.input or known.start.name != command.event:
+            raise StartRefused(f"run {run} was started before with another input or event; choose another run id")
+
+    async def _same_event(self, stream: UUID, event: EventPublished) -> int:
+        async for recorded in self.reader.stream(stream, batch=1):
+            if recorded.type == "EventPublished" and decode_fact(recorded) == event:
+                return recorded.position
+            break
+        raise StartRefused(f"event {stream} was published before with other content; choose another id")
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.appender.clock.now() / 1e6, UTC)
+
+    def _hint(self) -> None:
+        if self.node and self.node.tenure:
+            self.node.tenure.feed.hint()
+
+
+def _entry(definition: Definition, event: str | None) -> str | None:
+    entries = sorted(definition.entries)
+    if event is None:
+        if len(entries) > 1:
+            raise StartRefused(f"{definition.workflow_id} has several entries: say event= one of {', '.join(entries)}")
+        return entries[0] if entries else None
+    if event not in entries:
+        there = f"its entries are {', '.join(entries)}" if entries else "it has none: leave event= out"
+        raise StartRefused(f"{event!r} is no entry of {definition.workflow_id}; {there}")
+    return event
+
+
+def _key(definition: Definition, key: str | None) -> str | None:
+    if definition.key is not None and key is None:
+        raise StartRefused(f"{definition.workflow_id} keeps one open run a key: say key=")
+    return key
+
+
+class Published:
+    """A published event: its ``event_id`` and its ``position`` in the log."""
+
+    def __init__(self, client: Client, event_id: UUID, position: int) -> None:
+        self._client = client
+        self.event_id, self.position = event_id, position
+
+    async def routed(self, timeout: float | None = 30.0) -> EventRouted:
+        """What it met, workflow by workflow, once a node has routed it. Raises TimeoutError."""
+        return await self._client.routed(self.event_id, timeout)
+
+    async def runs(self, timeout: float | None = 30.0) -> list["Run"]:
+        """The runs it started or reached, once a node has routed it. Raises TimeoutError."""
+        routed = await self.routed(timeout)
+        return [Run(self._client, match.run) for match in routed.matches if match.run is not None]
+
+
+class Run:
+    """A run, by its id."""
+
+    def __init__(self, client: Client, run_id: UUID) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    async def state(self) -> RunState:
+        """Its state now, folded from its events (``perdure_engine.run.RunState``). Raises UnknownRun."""
+        return (await load_run(self._client.reader, self._client.registry, self.run_id)).state
+
+    async def status(self) -> str:
+        """"open", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""
+        return str((await self.state()).status)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """What the run gave, once it has completed: its ``output`` template, or its tasks' outputs by id.
+
+        ``timeout`` is seconds; without one it waits for ever. Raises RunFailed, RunCancelled, RunTimedOut; StillOpen
+        when the time is over, which leaves the run alone.
+        """
+        state = await self._client.wait(self.run_id, timeout)
+        match state.status:
+            case "completed":
+                return state.result().value
+            case "cancelled":
+                raise RunCancelled(self.run_id, f"was cancelled: {state.stop_reason}")
+            case "timed_out":
+                raise RunTimedOut(self.run_id, "took longer than its deadline")
+        raise RunFailed(self.run_id, f"failed: {_why(state)}", state.error)
+
+    def __repr__(self) -> str:
+        return f"Run({self.run_id})"
+
+
+def _why(state: RunState) -> str:
+    if state.error is not None:
+        return str(state.error.value.get("message", state.error.value))
+    reasons = [
+        f"{task_id}: {error.value.get('message', '')}"
+        for task_id in sorted(state.unhandled)
+        if (error := state.task(task_id).error) is not None
+    ]
+    return "; ".join(reasons) or "a task failed"
+
+
+__all__ = ["Client", "Published", "Registration", "Run"]
