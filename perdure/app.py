@@ -67,7 +67,12 @@ class App:
         self._close_tasks = register_builtins(self.types, self.settings.tasks, schema=self.schema)
 
     def task(
-        self, name: str | None = None, *, retry: Retry | None = None, timeout: float | None = None, replace: bool = False
+        self,
+        name: str | None = None,
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        replace: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Make the decorated function the handler of a task type (named as the function, unless ``name`` is given).
 
@@ -220,7 +225,8 @@ class App:
             stack.push_async_callback(self._close_tasks)
             self._background.spawn(self._client.run())
             if self._lifespan is not None:
-                self.resources = await stack.enter_async_context(self._lifespan(self)) or {}
+                resources = await stack.enter_async_context(self._lifespan(self))
+                self.resources = resources or {}
             for begin in self._listening:
                 self._listen(begin)
             yield

@@ -218,7 +218,7 @@ class Run:
         return (await load_run(self._client.reader, self._client.registry, self.run_id)).state
 
     async def status(self) -> str:
-        """"open", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""
+        """ "open", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""
         return str((await self.state()).status)
 
     async def result(self, timeout: float | None = None) -> Any:

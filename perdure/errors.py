@@ -15,7 +15,7 @@ class DatabaseNotNamed(PerdureError, ValueError):
     def __init__(self, found: str = "") -> None:
         was = f"{found!r} names no database" if found else "no database is named"
         super().__init__(
-            f"{was}: give App(\"embedded:.perdure\") or App(\"postgresql://…\"), or set PERDURE_DATABASE_URL to either"
+            f'{was}: give App("embedded:.perdure") or App("postgresql://…"), or set PERDURE_DATABASE_URL to either'
         )
 
 

@@ -1,13 +1,75 @@
 """Settings, from the environment (PERDURE_…) or from code."""
 
 import os
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from perdure.errors import PerdureError
-from perdure.tasks.settings import TaskSettings
+from perdure.tasks.settings import DatabaseTaskSettings, HttpSettings, SmtpSettings, TaskSettings
 
 _PREFIX = "PERDURE_"
+
+
+class SettingsRefused(PerdureError, ValueError):
+    """A setting is unknown or has no meaning. The message names each."""
+
+
+class Settings(BaseSettings):
+    """How Perdure works here. A nested name joins its parts: PERDURE_SMTP_HOST is ``smtp.host``. Times are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+    )
+
+    database_url: str | None = None
+    """``embedded:FOLDER`` or ``postgresql://…``."""
+    schema_name: str = Field(default="perdure", min_length=1, max_length=63)
+    """Two applications in one database take two schemas."""
+    concurrency: int = Field(default=100, ge=1)
+    """Attempts a node executes at once."""
+    lease: float = Field(default=10.0, ge=0.5)
+    """How long the runs of a dead node wait for another."""
+    poll: float = Field(default=1.0, gt=0)
+    """How long a lost hint can delay an event."""
+    patience: float = Field(default=10.0, ge=0)
+    """How long publish and start wait for a database that cannot be reached."""
+    smtp: SmtpSettings = SmtpSettings()
+    http: HttpSettings = HttpSettings()
+    task_database_url: SecretStr | None = None
+    """Where the `database` task writes; None is Perdure's own database, and then it is exactly once."""
+
+    @property
+    def tasks(self) -> TaskSettings:
+        """What the built-in task types need."""
+        database = DatabaseTaskSettings(url=self.task_database_url)
+        return TaskSettings(smtp=self.smtp, http=self.http, task_database=database)
+
+    @classmethod
+    def load(cls) -> Self:
+        """From the environment. Raises SettingsRefused for a variable that is misspelt or has no meaning."""
+        known = sorted(_names(cls))
+        strange = [name for name in os.environ if name.startswith(_PREFIX) and name not in known]
+        if strange:
+            near = get_close_matches(strange[0], known, n=1, cutoff=0.0)
+            raise SettingsRefused(f"there is no setting {strange[0]}; the nearest is {near[0]}")
+        try:
+            return cls()
+        except ValidationError as error:
+            faults = [
+                f"{_PREFIX}{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()
+            ]  # fmt: skip
+            raise SettingsRefused("; ".join(faults)) from error
+
+
+def _names(model: type[BaseModel], prefix: str = _PREFIX) -> set[str]:
+    names = set()
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names |= _names(kind, f"{prefix}{name.upper()}_")
+        else:
+            names.add(f"{prefix}{name.upper()}")
+    return names

@@ -40,20 +40,21 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
 async def raw_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection[Any]]:
     """psycopg's own connection, in autocommit, json columns as the bytes they were written as.
 
-    It is closed, not returned to the pool, when the block ends: those who take one keep it. Raises LogError.
+    It leaves the pool for good, and is closed when the block ends: those who take one keep it. Raises LogError.
     """
     try:
         fairy = await engine.raw_connection()
     except (DBAPIError, psycopg.Error, OSError) as error:
         raise connection_error(error) from error
+    connection = fairy.driver_connection
+    assert isinstance(connection, AsyncConnection)
+    fairy.detach()
     try:
-        connection = fairy.driver_connection
-        assert isinstance(connection, AsyncConnection)
         await connection.set_autocommit(True)
         read_json_as_written(connection)
         yield connection
     finally:
-        fairy.invalidate()
+        await connection.close()
 
 
 def read_json_as_written(connection: AsyncConnection[Any]) -> None:

@@ -73,7 +73,7 @@ comment on table perdure.inbox is 'What reached a run from outside and its owner
 create index inbox_shard on perdure.inbox (shard, id);
 
 create table perdure.router (
-    only boolean primary key default true check (only),
+    id smallint primary key default 1 check (id = 1),
     position bigint not null
 );
 comment on table perdure.router is 'How far published events have been routed to runs.';

@@ -17,6 +17,8 @@ _SQL = Path(__file__).parent.parent / "sql"
 
 def upgrade() -> None:
     schema = context.get_context().version_table_schema
+    # The driver's own cursor: with no parameters it takes a whole script, and leaves every % alone.
+    cursor = op.get_bind().connection.cursor()
     for name in ("0001_log.sql", "0001_engine.sql", "0001_projections.sql"):
-        text = re.sub(r"(?<!')\bperdure\.", f'"{schema}".', (_SQL / name).read_text())
-        op.get_bind().exec_driver_sql(text)
+        cursor.execute(re.sub(r"(?<!')\bperdure\.", f'"{schema}".', (_SQL / name).read_text()))
+    cursor.close()
