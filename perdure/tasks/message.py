@@ -37,6 +37,9 @@ def compose(
     message["To"] = envelope.to
     if envelope.cc:
         message["Cc"] = envelope.cc
+    if envelope.bcc:
+        # For the outbox; aiosmtplib takes it off what it sends.
+        message["Bcc"] = envelope.bcc
     if envelope.reply_to:
         message["Reply-To"] = envelope.reply_to
     message["Subject"] = one_line("subject", subject)

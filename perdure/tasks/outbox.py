@@ -34,5 +34,5 @@ def write_message(folder: Path, name: str, message: EmailMessage) -> Path:
 
 
 def _as_bytes(message: EmailMessage) -> bytes:
-    addresses = " ".join(str(message[name]) for name in ("From", "To", "Cc", "Reply-To") if message[name])
+    addresses = " ".join(str(message[name]) for name in ("From", "To", "Cc", "Bcc", "Reply-To") if message[name])
     return message.as_bytes(policy=SMTP if addresses.isascii() else SMTPUTF8)

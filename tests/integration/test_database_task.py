@@ -294,8 +294,7 @@ async def test_naming_perdures_own_database_is_naming_none(database_url: str) ->
 def test_a_url_nobody_can_read_is_refused_without_showing_it() -> None:
     with pytest.raises(ValueError, match="cannot be read") as refused:
         database_task(DatabaseTaskSettings(url=SecretStr("s3cret")))
-    assert "s3cret" not in str(refused.value)
-    assert refused.value.__suppress_context__
+    assert "s3cret" not in "".join(traceback.format_exception(refused.value)).replace('SecretStr("s3cret")', "")
 
 
 async def test_the_builtins_are_registered_and_an_applications_own_stays() -> None:

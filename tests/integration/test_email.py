@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from perdure_engine.errors import InputsInvalid, NoRetry
 from perdure_engine.handlers import call, task_type
 from perdure_engine.task import Task
@@ -172,12 +172,33 @@ async def test_a_server_that_is_not_there_is_tried_again() -> None:
         await send(SmtpSettings(host="127.0.0.1", port=free_port(), timeout=5), {"to": "ada@example.org"})
 
 
-async def test_a_password_is_never_sent_without_tls_unless_told(settings: SmtpSettings, mailbox: Mailbox) -> None:
-    with_password = settings.model_copy(update={"username": "u", "password": SecretStr("s3cret")})
-    with pytest.raises((MessageRefused, DeliveryFailed), match="STARTTLS"):
-        await send(with_password, {"to": "ada@example.org"})
-    assert mailbox.received == []
-    assert "s3cret" not in repr(with_password)
+@pytest.mark.parametrize(("start_tls", "told"), [(None, []), (False, ["s3cret"])])
+async def test_a_password_is_never_sent_without_tls_unless_told(
+    mailbox: Mailbox, start_tls: bool | None, told: list[str]
+) -> None:
+    heard: list[str] = []
+
+    def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+        heard.append(data.password.decode())
+        return AuthResult(success=True)
+
+    controller = Controller(
+        mailbox, hostname="127.0.0.1", port=free_port(), auth_require_tls=False, authenticator=authenticate
+    )
+    controller.start()
+    settings = SmtpSettings(
+        host="127.0.0.1", port=controller.port, username="u", password=SecretStr("s3cret"), start_tls=start_tls
+    )
+    try:
+        if told:
+            await send(settings, {"to": "ada@example.org"})
+        else:
+            with pytest.raises(MessageRefused, match="STARTTLS"):
+                await send(settings, {"to": "ada@example.org"})
+    finally:
+        controller.stop()
+    assert heard == told
+    assert "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +248,11 @@ async def test_a_repeat_overwrites_its_file_and_leaves_no_draft(outbox: SmtpSett
         output = await send(outbox, {"to": "ada@example.org", "body": body}, "welcome[1]")
     assert os.listdir(outbox.outbox) == [f"{RUN}-welcome[1].eml"]
     assert b"second" in Path(output["file"]).read_bytes()
+
+
+async def test_the_outbox_keeps_the_hidden_recipients_too(outbox: SmtpSettings) -> None:
+    output = await send(outbox, {"to": "ada@example.org", "bcc": "eve@example.org"})
+    assert b"Bcc: eve@example.org\r\n" in Path(output["file"]).read_bytes()
 
 
 async def test_a_file_that_cannot_be_written_leaves_nothing(

@@ -1,0 +1,67 @@
+"""How far each projection has come: its row in ``projections``, taken, moved and stopped in the fold's transaction."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from perdure_eventstore.errors import LogError
+from psycopg import AsyncConnection
+
+from perdure_projections.projection import Projection
+
+
+class CheckpointMoved(LogError):
+    """Somebody else folded this range first. What was folded here must be rolled back."""
+
+
+class Place(NamedTuple):
+    """Where a projection stands: folded up to ``position``, and ``stopped`` there or not."""
+
+    position: int
+    stopped: bool
+
+
+class Checkpoints:
+    """The rows of ``projections`` in one schema."""
+
+    def __init__(self, schema: str = "perdure") -> None:
+        table = f'"{schema}".projections'
+        # An error belongs to the version that met it.
+        self._declare = f"""insert into {table} as p (name, version) values (%s, %s) on conflict (name) do update
+            set version = excluded.version, error = null where p.version < excluded.version"""
+        self._take = f"""select position, error is not null from {table} where name = %s and version = %s
+            for update skip locked"""
+        self._move = f"""update {table} set position = %s, updated_at = clock_timestamp(), error = null
+            where name = %s and version = %s and position = %s"""
+        self._stop = f"""update {table} set error = %s, updated_at = clock_timestamp()
+            where name = %s and version = %s and position = %s"""
+        self._places = f"select name, position, error is not null from {table} where name = any(%s)"
+        self._event = f'select type, stream, version from "{schema}".events where position = %s'
+
+    async def declare(self, connection: AsyncConnection[Any], projections: Sequence[Projection]) -> None:
+        """Give each its row, from the beginning of the log; a higher version takes over the row of a lower one."""
+        for projection in projections:
+            await connection.execute(self._declare, (projection.name, projection.version))
+
+    async def take(self, connection: AsyncConnection[Any], projection: Projection) -> Place | None:
+        """Lock its row to the end of the transaction; None where another runner has it, or a higher version does."""
+        row = await (await connection.execute(self._take, (projection.name, projection.version))).fetchone()
+        return Place(*row) if row else None
+
+    async def move(self, connection: AsyncConnection[Any], projection: Projection, first: int, last: int) -> None:
+        """From ``first`` to ``last``. Raises CheckpointMoved where it no longer stands at ``first``."""
+        moved = await connection.execute(self._move, (last, projection.name, projection.version, first))
+        if moved.rowcount != 1:
+            raise CheckpointMoved(f"projection {projection.name} no longer stands at position {first}")
+
+    async def stop(self, connection: AsyncConnection[Any], projection: Projection, at: int, reason: str) -> str:
+        """Record that the event at position ``at`` cannot be folded; returns the sentence recorded."""
+        row = await (await connection.execute(self._event, (at,))).fetchone()
+        event = f"{row[0]}, version {row[2]} of stream {row[1]}" if row else "no event"
+        error = f"position {at} ({event}): {reason}"
+        await connection.execute(self._stop, (error, projection.name, projection.version, at - 1))
+        return error
+
+    async def places(self, connection: AsyncConnection[Any], projections: Sequence[Projection]) -> dict[str, Place]:
+        """Where they stand."""
+        rows = await connection.execute(self._places, ([projection.name for projection in projections],))
+        return {name: Place(position, stopped) async for name, position, stopped in rows}
