@@ -1,16 +1,15 @@
 """Dynamic, event-driven workflows that outlast outages, on the Postgres you already have."""
 
+from perdure.app import App
+from perdure.client import Published, Run
+from perdure.errors import PerdureError, RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+from perdure.settings import Settings
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.errors import NoRetry
 from perdure_engine.event_manager import Event
 from perdure_engine.faults import DefinitionRefused, Fault
 from perdure_engine.task import Task
 from perdure_eventstore.door import Json, PayloadRefused
-
-from perdure.app import App
-from perdure.client import Published, Run
-from perdure.errors import PerdureError, RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
-from perdure.settings import Settings
 
 __all__ = [
     "App",

@@ -6,6 +6,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure import database
+from perdure.background import Background
+from perdure.client import Client, Published, Run
+from perdure.errors import NotConnected
+from perdure.settings import Settings
+from perdure.tasks import register_builtins
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.event_manager import EventManager, Listener
 from perdure_engine.facts import EventPublished
@@ -20,14 +28,6 @@ from perdure_eventstore.listen import listen
 from perdure_eventstore.session import Session
 from perdure_projections.builtin import BUILTIN
 from perdure_projections.runner import ProjectionRunner
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from perdure import database
-from perdure.background import Background
-from perdure.client import Client, Published, Run
-from perdure.errors import NotConnected
-from perdure.settings import Settings
-from perdure.tasks import register_builtins
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[Mapping[str, Any] | None]]
@@ -64,7 +64,9 @@ class App:
         self._feed: Feed | None = None
         self._client: Client | None = None
         self._listening: list[Callable[[EventManager], Coroutine[Any, Any, None]]] = []
-        self._close_tasks = register_builtins(self.types, self.settings.tasks, schema=self.schema)
+        self._close_tasks = register_builtins(
+            self.types, self.settings.tasks, schema=self.schema, own_url=self.database_name
+        )
 
     def task(
         self,

@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
@@ -26,9 +29,6 @@ from perdure_eventstore.errors import Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
 
 _POLL = 0.005
 _MOST_POLL = 0.25

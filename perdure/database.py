@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
-from perdure_eventstore.database import open_engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.embedded import EmbeddedPostgres
 from perdure.errors import DatabaseNotNamed
 from perdure.migrate import check_schema, migrate
+from perdure_eventstore.database import open_engine
 
 EMBEDDED = "embedded:"
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from perdure_eventstore.errors import LogError, SchemaMissing
-from perdure_eventstore.session import Session
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_eventstore.errors import LogError, SchemaMissing
+from perdure_eventstore.session import Session
 
 
 def _config() -> Config:

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from perdure_eventstore.door import Json, PayloadRefused
-from perdure_eventstore.errors import FenceLost
 
 from perdure_engine.definitions.definition import Retry, TaskSpec
 from perdure_engine.errors import NoRetry
@@ -19,6 +17,8 @@ from perdure_engine.retries import DEFAULT, retry_at
 from perdure_engine.run import commands as c
 from perdure_engine.task import Task
 from perdure_engine.task_types import TaskTypes
+from perdure_eventstore.door import Json, PayloadRefused
+from perdure_eventstore.errors import FenceLost
 
 log = structlog.get_logger(__name__)
 

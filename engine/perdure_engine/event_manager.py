@@ -16,15 +16,15 @@ from uuid import UUID
 import msgspec
 import orjson
 import structlog
+
+from perdure_engine.facts import FACT_TYPES, EventPublished, decode_fact
+from perdure_engine.run.codec import EVENT_TYPES
 from perdure_eventstore.door import Json
 from perdure_eventstore.errors import LogUnavailable
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
-
-from perdure_engine.facts import FACT_TYPES, EventPublished, decode_fact
-from perdure_engine.run.codec import EVENT_TYPES
 
 log = structlog.get_logger(__name__)
 
@@ -188,5 +188,3 @@ async def _call(listener: Listener, event: Event) -> None:
     answer = listener(event)
     if answer is not None:
         await answer
-
-

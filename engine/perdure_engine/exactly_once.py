@@ -3,9 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from perdure_eventstore.append import Batch, Statement, send
-from perdure_eventstore.clock import Clock
-from perdure_eventstore.door import Json
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,6 +11,9 @@ from perdure_engine.held_run import Decision, HeldRun, Message, Owner
 from perdure_engine.run.commands import CompleteAttempt
 from perdure_engine.run.events import TaskCompleted
 from perdure_engine.task import Task
+from perdure_eventstore.append import Batch, Statement, send
+from perdure_eventstore.clock import Clock
+from perdure_eventstore.door import Json
 
 
 class AttemptSuperseded(Exception):

@@ -4,6 +4,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
+
 from perdure_eventstore.door import NULL, Json
 from perdure_eventstore.events import NewEvent, RecordedEvent
 

@@ -16,9 +16,6 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
-from perdure_eventstore.append import Append, Appended
-from perdure_eventstore.errors import Conflict, LogError
-from perdure_eventstore.events import Head
 
 from perdure_engine.history import Loaded
 from perdure_engine.run import RunState, advance
@@ -26,6 +23,9 @@ from perdure_engine.run.codec import encode
 from perdure_engine.run.commands import BeginAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
 from perdure_engine.work import Rows, work_of
+from perdure_eventstore.append import Append, Appended
+from perdure_eventstore.errors import Conflict, LogError
+from perdure_eventstore.events import Head
 
 log = structlog.get_logger(__name__)
 

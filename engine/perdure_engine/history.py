@@ -3,13 +3,12 @@
 from typing import NamedTuple
 from uuid import UUID
 
-from perdure_eventstore.events import NO_STREAM, Head
-from perdure_eventstore.read import Reader
-
 from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
+from perdure_eventstore.events import NO_STREAM, Head
+from perdure_eventstore.read import Reader
 
 
 class Loaded(NamedTuple):

@@ -6,11 +6,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
-from perdure_eventstore.append import Append, Appended
-from perdure_eventstore.appender import Appender
-from perdure_eventstore.errors import FenceLost, LogError
-from perdure_eventstore.events import NO_STREAM
-from perdure_eventstore.read import Reader
 
 from perdure_engine.attempts import Attempts
 from perdure_engine.held_run import HeldRun
@@ -20,6 +15,11 @@ from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
 from perdure_engine.slots import Slots
+from perdure_eventstore.append import Append, Appended
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.events import NO_STREAM
+from perdure_eventstore.read import Reader
 
 log = structlog.get_logger(__name__)
 

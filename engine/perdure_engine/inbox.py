@@ -5,10 +5,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 import structlog
-from perdure_eventstore.read import Reader
-from perdure_eventstore.session import Session
 
 from perdure_engine.facts import EventPublished, decode_fact
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
 

@@ -13,10 +13,10 @@ from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from perdure_eventstore.errors import FenceLost
-from perdure_eventstore.session import Session
 
 from perdure_engine.identity import SHARDS
+from perdure_eventstore.errors import FenceLost
+from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
 

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from perdure_eventstore.errors import FenceLost, LogError
-from perdure_eventstore.feed import Feed
+from anyio import to_thread
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings, Tenure
+from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.feed import Feed
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,9 @@ class Node:
 
         Raises LogError if the log cannot be reached at the start.
         """
+        # Synchronous handlers take a thread each: their number is the node's limit, not the library's default.
+        threads = to_thread.current_default_thread_limiter()
+        threads.total_tokens = max(threads.total_tokens, self._settings.concurrency)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stopping = asyncio.Event()
         work = asyncio.create_task(self._work(ready, stopping))

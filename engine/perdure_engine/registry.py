@@ -2,13 +2,6 @@
 
 from typing import NamedTuple
 
-from perdure_eventstore.append import Append
-from perdure_eventstore.appender import Appender
-from perdure_eventstore.door import Json
-from perdure_eventstore.errors import Conflict
-from perdure_eventstore.read import Reader
-from perdure_eventstore.session import Session
-
 from perdure_engine.definitions.check import KnownTypes
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.definition import Definition
@@ -16,6 +9,12 @@ from perdure_engine.definitions.document import read_document
 from perdure_engine.facts import DefinitionRegistered, DefinitionRetired, encode_fact
 from perdure_engine.faults import Fault
 from perdure_engine.identity import workflow_stream
+from perdure_eventstore.append import Append
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.door import Json
+from perdure_eventstore.errors import Conflict
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
 
 
 class Registration(NamedTuple):
@@ -158,4 +157,3 @@ class Registry:
         if not rows:
             raise KeyError(digest)
         return str(rows[0][0])
-

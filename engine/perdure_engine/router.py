@@ -11,14 +11,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 import structlog
-from perdure_eventstore.append import Append
-from perdure_eventstore.appender import Appender
-from perdure_eventstore.door import Json
-from perdure_eventstore.errors import Conflict
-from perdure_eventstore.events import RecordedEvent
-from perdure_eventstore.feed import Feed
-from perdure_eventstore.read import Reader
-from perdure_eventstore.session import Session
 
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.facts import EventPublished, EventRouted, Match, decode_fact, encode_fact
@@ -28,6 +20,14 @@ from perdure_engine.run.matching import starts_run
 from perdure_engine.run.scope import event_scope
 from perdure_engine.run.state import Occurrence
 from perdure_engine.templates import TemplateError
+from perdure_eventstore.append import Append
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.door import Json
+from perdure_eventstore.errors import Conflict
+from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.feed import Feed
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
 

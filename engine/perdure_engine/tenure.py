@@ -9,12 +9,6 @@ from uuid import UUID
 
 import orjson
 import structlog
-from perdure_eventstore.appender import Appender
-from perdure_eventstore.errors import FenceLost, LogError, LogUnavailable
-from perdure_eventstore.feed import Feed
-from perdure_eventstore.listen import listen
-from perdure_eventstore.read import Reader
-from perdure_eventstore.session import Session
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -36,6 +30,12 @@ from perdure_engine.starting import append_start
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timers
 from perdure_engine.work import WorkStatement
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.errors import FenceLost, LogError, LogUnavailable
+from perdure_eventstore.feed import Feed
+from perdure_eventstore.listen import listen
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
 
@@ -207,7 +207,7 @@ class Tenure:
         return await started
 
     def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
-        self.feed.hint()
+        self.feed.hint(urgent=False)
         for started in self._starting.pop(run, ()):
             if started.done():
                 continue

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from perdure_eventstore.session import Session
 
 from perdure_engine.run.commands import FireTimer
+from perdure_eventstore.session import Session
 
 _BATCH = 1_000
 _JOB = "next timer"

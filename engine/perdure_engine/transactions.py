@@ -39,7 +39,8 @@ async def lend(connection: AsyncConnection) -> AsyncIterator[None]:
             event.remove(connection.sync_connection, name, listener)
         if refusals:
             # SQLAlchemy takes its transaction for ended, and would give the connection back with Postgres' still open.
-            await (await connection.get_raw_connection()).driver_connection.rollback()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.rollback()
     if refusals:
         raise refusals[0]
 

@@ -5,10 +5,10 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from perdure_eventstore.append import Append, Statement
 
 from perdure_engine.identity import shard_of
 from perdure_engine.run import events as e
+from perdure_eventstore.append import Append, Statement
 
 Rows = dict[str, list[dict[str, Any]]]
 """By table (see write_work in the migrations), the rows to write or delete beside an append."""

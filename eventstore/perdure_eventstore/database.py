@@ -25,7 +25,8 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=10,
-        pool_pre_ping=False,
+        # Errors end up in the log of a failed task: without this they would carry the values of its statement.
+        hide_parameters=True,
         connect_args={"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure"},
     )
 

@@ -1,6 +1,7 @@
 """One poller a process: it advances the settled mark and wakes whoever waits for more of the log."""
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,13 +13,15 @@ from perdure_eventstore.settled import SettledMark
 log = structlog.get_logger(__name__)
 
 _PENDING_POLL = 0.002
+_SETTLE = 0.02
 _MOST_BACKOFF = 2.0
 
 
 class Feed:
     """``await feed.beyond(position)`` returns the mark as soon as it is higher.
 
-    A hint (``hint``, from a notification or from one's own append) makes it look at once; without any it looks every
+    A hint (``hint``, from a notification) makes it look at once, one that is not ``urgent`` (from one's own append)
+    within 20 ms, so that a busy node looks now and then and not at every commit. Without any it looks every
     ``interval`` seconds, so a lost hint costs a delay and nothing else.
     """
 
@@ -27,12 +30,15 @@ class Feed:
         self._session = Session(engine)
         self._schema = schema
         self._interval = interval
-        self._hinted = asyncio.Event()
+        self._hinted, self._urgent = asyncio.Event(), asyncio.Event()
         self._moved = asyncio.Event()
+        self._hurry = False
 
-    def hint(self) -> None:
-        """Something was appended."""
+    def hint(self, *, urgent: bool = True) -> None:
+        """Something was appended; ``urgent``: somebody waits for it."""
         self._hinted.set()
+        if urgent:
+            self._urgent.set()
 
     async def beyond(self, position: int) -> int:
         """Wait until the mark is higher than ``position``, and return it."""
@@ -61,7 +67,9 @@ class Feed:
 
     async def run_once(self, mark: SettledMark) -> None:
         """Look once."""
+        self._hurry = self._urgent.is_set() or (self._hurry and mark.pending)
         self._hinted.clear()
+        self._urgent.clear()
         position = await mark.advance()
         if position > self.mark:
             self.mark = position
@@ -70,10 +78,11 @@ class Feed:
 
     async def _pause(self, mark: SettledMark) -> None:
         if mark.pending:
-            await asyncio.sleep(_PENDING_POLL)
+            await asyncio.sleep(_PENDING_POLL if self._hurry else _SETTLE)
             return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._interval):
                 await self._hinted.wait()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE):
+                await self._urgent.wait()

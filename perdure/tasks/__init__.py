@@ -2,13 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
-from perdure_engine.handlers import task_type
-from perdure_engine.task_types import TaskTypes
-
 from perdure.tasks.database import OtherDatabase, database_task
 from perdure.tasks.email import email_task
 from perdure.tasks.http import http_task
 from perdure.tasks.settings import TaskSettings
+from perdure_engine.handlers import task_type
+from perdure_engine.task_types import TaskTypes
 
 
 def register_builtins(

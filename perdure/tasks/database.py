@@ -7,11 +7,6 @@ that (``insert … on conflict do nothing``).
 
 from typing import Any, Final
 
-from perdure_engine.errors import InputsInvalid
-from perdure_engine.faults import Fault
-from perdure_engine.handlers import Handler
-from perdure_engine.task import Task
-from perdure_eventstore.door import Json
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -19,6 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from perdure.tasks.settings import DatabaseTaskSettings
 from perdure.tasks.statement import run_statement
+from perdure_engine.errors import InputsInvalid
+from perdure_engine.faults import Fault
+from perdure_engine.handlers import Handler
+from perdure_engine.task import Task
+from perdure_eventstore.door import Json
 
 _PSYCOPG: Final = "postgresql+psycopg"
 

@@ -9,15 +9,15 @@ from email.message import EmailMessage
 from typing import Any
 
 import anyio.to_thread
-from perdure_engine.errors import InputsInvalid
-from perdure_engine.faults import Fault
-from perdure_engine.task import Task
 
 from perdure.tasks.addresses import Addresses, parse_addresses
 from perdure.tasks.message import Envelope, as_lines, compose, in_words, message_id
 from perdure.tasks.outbox import file_name, write_message
 from perdure.tasks.settings import SmtpSettings
 from perdure.tasks.smtp import send
+from perdure_engine.errors import InputsInvalid
+from perdure_engine.faults import Fault
+from perdure_engine.task import Task
 
 
 def _now() -> datetime:

@@ -10,14 +10,14 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Annotated, Any, Final, Literal
 
 import httpx
-from perdure_engine.errors import InputsInvalid, NoRetry
-from perdure_engine.faults import Fault
-from perdure_engine.task import Task
-from perdure_eventstore.door import Json
 from pydantic import Field
 
 from perdure.tasks.response import read_answer
 from perdure.tasks.settings import HttpSettings
+from perdure_engine.errors import InputsInvalid, NoRetry
+from perdure_engine.faults import Fault
+from perdure_engine.task import Task
+from perdure_eventstore.door import Json
 
 Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 Parameter = str | int | float | bool | None

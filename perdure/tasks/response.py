@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 import httpx
+
 from perdure_engine.errors import NoRetry
 from perdure_eventstore.door import Json, PayloadRefused
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 
 import aiosmtplib
-from perdure_engine.errors import NoRetry
 
 from perdure.tasks.settings import SmtpSettings
+from perdure_engine.errors import NoRetry
 
 
 class MessageRefused(NoRetry):

@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from perdure_engine.errors import InputsInvalid, NoRetry
-from perdure_engine.faults import Fault
 from pydantic_core import to_jsonable_python
 from sqlalchemy import CursorResult, Row, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure_engine.errors import InputsInvalid, NoRetry
+from perdure_engine.faults import Fault
 
 MAX_ROWS: Final = 10_000
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from perdure_eventstore.errors import LogError
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
+from perdure_eventstore.errors import LogError
 from perdure_projections.projection import Projection
 
 
@@ -14,9 +14,10 @@ class CheckpointMoved(LogError):
 
 
 class Place(NamedTuple):
-    """Where a projection stands: folded up to ``position``, and ``stopped`` there or not."""
+    """Where a projection stands: folded up to ``position`` by ``version``, and ``stopped`` there or not."""
 
     position: int
+    version: int
     stopped: bool
 
 
@@ -24,18 +25,27 @@ class Checkpoints:
     """The rows of ``projections`` in one schema."""
 
     def __init__(self, schema: str = "perdure") -> None:
+        self._schema = schema
         table = f'"{schema}".projections'
         # An error belongs to the version that met it.
         self._declare = f"""insert into {table} as p (name, version) values (%s, %s) on conflict (name) do update
             set version = excluded.version, error = null where p.version < excluded.version"""
-        self._take = f"""select position, error is not null from {table} where name = %s and version = %s
+        self._take = f"""select position, version, error is not null from {table} where name = %s
             for update skip locked"""
         self._move = f"""update {table} set position = %s, updated_at = clock_timestamp(), error = null
             where name = %s and version = %s and position = %s"""
         self._stop = f"""update {table} set error = %s, updated_at = clock_timestamp()
             where name = %s and version = %s and position = %s"""
-        self._places = f"select name, position, error is not null from {table} where name = any(%s)"
         self._event = f'select type, stream, version from "{schema}".events where position = %s'
+        self._positions = f"select name, position from {table}"
+        # The folds name their tables without a schema, so that they can be folded into another one beside it.
+        self._enter = (
+            "select set_config('search_path', quote_ident(%s) || ', ' || current_setting('search_path'), false)"
+        )
+
+    async def enter(self, connection: AsyncConnection[Any]) -> None:
+        """Put the schema in front of the search_path of a new connection."""
+        await connection.execute(self._enter, (self._schema,))
 
     async def declare(self, connection: AsyncConnection[Any], projections: Sequence[Projection]) -> None:
         """Give each its row, from the beginning of the log; a higher version takes over the row of a lower one."""
@@ -43,25 +53,33 @@ class Checkpoints:
             await connection.execute(self._declare, (projection.name, projection.version))
 
     async def take(self, connection: AsyncConnection[Any], projection: Projection) -> Place | None:
-        """Lock its row to the end of the transaction; None where another runner has it, or a higher version does."""
-        row = await (await connection.execute(self._take, (projection.name, projection.version))).fetchone()
+        """Lock its row to the end of the transaction, and return it; None where another runner has it."""
+        row = await (await connection.execute(self._take, (projection.name,))).fetchone()
         return Place(*row) if row else None
 
     async def move(self, connection: AsyncConnection[Any], projection: Projection, first: int, last: int) -> None:
         """From ``first`` to ``last``. Raises CheckpointMoved where it no longer stands at ``first``."""
         moved = await connection.execute(self._move, (last, projection.name, projection.version, first))
-        if moved.rowcount != 1:
-            raise CheckpointMoved(f"projection {projection.name} no longer stands at position {first}")
+        _expect(moved, projection, first)
 
     async def stop(self, connection: AsyncConnection[Any], projection: Projection, at: int, reason: str) -> str:
-        """Record that the event at position ``at`` cannot be folded; returns the sentence recorded."""
+        """Record that the event at position ``at`` cannot be folded; returns the sentence recorded.
+
+        Raises CheckpointMoved where the projection does not stand right before it.
+        """
         row = await (await connection.execute(self._event, (at,))).fetchone()
         event = f"{row[0]}, version {row[2]} of stream {row[1]}" if row else "no event"
         error = f"position {at} ({event}): {reason}"
-        await connection.execute(self._stop, (error, projection.name, projection.version, at - 1))
+        stopped = await connection.execute(self._stop, (error, projection.name, projection.version, at - 1))
+        _expect(stopped, projection, at - 1)
         return error
 
-    async def places(self, connection: AsyncConnection[Any], projections: Sequence[Projection]) -> dict[str, Place]:
-        """Where they stand."""
-        rows = await connection.execute(self._places, ([projection.name for projection in projections],))
-        return {name: Place(position, stopped) async for name, position, stopped in rows}
+    async def positions(self, connection: AsyncConnection[Any]) -> dict[str, int]:
+        """How far each projection has folded."""
+        rows = await connection.execute(self._positions)
+        return {name: position async for name, position in rows}
+
+
+def _expect(changed: AsyncCursor[Any], projection: Projection, position: int) -> None:
+    if changed.rowcount != 1:
+        raise CheckpointMoved(f"projection {projection.name} no longer stands at position {position}")

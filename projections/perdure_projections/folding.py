@@ -13,10 +13,10 @@ from typing import Any
 
 import psycopg
 import structlog
-from perdure_eventstore.errors import LogUnavailable, domain_error, is_unreachable
-from perdure_eventstore.session import Session
 from psycopg import AsyncConnection
 
+from perdure_eventstore.errors import LogUnavailable, domain_error
+from perdure_eventstore.session import Session
 from perdure_projections.checkpoint import CheckpointMoved, Checkpoints
 from perdure_projections.projection import Projection
 
@@ -29,17 +29,19 @@ log = structlog.get_logger(__name__)
 class Step(Enum):
     """What came of one step."""
 
-    MORE = "there is more to fold"
-    DONE = "it is at the mark"
+    MORE = "a batch was folded, and there is more"
+    DONE = "what was left up to the mark was folded"
+    IDLE = "it was at the mark already"
     BUSY = "another runner has it"
+    SUPERSEDED = "a higher version has it"
     STOPPED = "an event cannot be folded"
 
 
 class _FoldFailed(Exception):
-    """``apply`` raised for a range, which was rolled back."""
+    """A range could not be folded, and was rolled back."""
 
-    def __init__(self, position: int, last: int, reason: str) -> None:
-        self.position, self.last, self.reason = position, last, reason
+    def __init__(self, first: int, last: int, reason: str) -> None:
+        self.first, self.last, self.reason = first, last, reason
         super().__init__(reason)
 
 
@@ -50,54 +52,56 @@ async def step(session: Session, checkpoints: Checkpoints, projection: Projectio
         try:
             return await _fold(connection, checkpoints, projection, mark)
         except _FoldFailed as failed:
-            return await _narrow(connection, checkpoints, projection, failed)
+            return await _narrow(connection, checkpoints, projection, failed.first, failed.last)
     except CheckpointMoved:
         return Step.BUSY
     except psycopg.Error as error:
         raise domain_error(error) from error
 
 
-async def _fold(
-    connection: AsyncConnection[Any], checkpoints: Checkpoints, projection: Projection, mark: int
-) -> Step:
-    async with connection.transaction():
-        place = await checkpoints.take(connection, projection)
-        if place is None:
-            return Step.BUSY
-        if place.position >= mark:
-            return Step.DONE
-        last = min(place.position + (1 if place.stopped else BATCH), mark)
-        await _apply(connection, projection, place.position, last)
-        await checkpoints.move(connection, projection, place.position, last)
+async def _fold(connection: AsyncConnection[Any], checkpoints: Checkpoints, projection: Projection, mark: int) -> Step:
+    """Raises _FoldFailed for whatever goes wrong on a connection that still works; commit included."""
+    first, last = 0, 0
+    try:
+        async with connection.transaction():
+            place = await checkpoints.take(connection, projection)
+            if place is None:
+                return Step.BUSY
+            if place.version != projection.version:
+                return Step.SUPERSEDED
+            if place.position >= mark:
+                return Step.IDLE
+            first, last = place.position, min(place.position + (1 if place.stopped else BATCH), mark)
+            await projection.apply(connection, first, last)
+            await checkpoints.move(connection, projection, first, last)
+    except CheckpointMoved:
+        raise
+    except Exception as error:
+        if connection.closed:
+            raise LogUnavailable(str(error).strip()) from error
+        if not last:
+            raise
+        raise _FoldFailed(first, last, f"{type(error).__name__}: {error}".strip()) from error
     return Step.MORE if last < mark else Step.DONE
 
 
-async def _apply(connection: AsyncConnection[Any], projection: Projection, first: int, last: int) -> None:
-    """Raises _FoldFailed for whatever ``apply`` raises, LogUnavailable where the connection is to blame."""
-    try:
-        await projection.apply(connection, first, last)
-    except Exception as error:
-        if is_unreachable(error) or connection.broken:
-            raise LogUnavailable(str(error).strip()) from error
-        raise _FoldFailed(first, last, f"{type(error).__name__}: {error}".strip()) from error
-
-
 async def _narrow(
-    connection: AsyncConnection[Any], checkpoints: Checkpoints, projection: Projection, failed: _FoldFailed
+    connection: AsyncConnection[Any], checkpoints: Checkpoints, projection: Projection, first: int, last: int
 ) -> Step:
     """Fold all that can be folded before the first position that fails, and stop there."""
-    while failed.last - failed.position > 1:
-        middle = (failed.position + failed.last) // 2
+    while last - first > 1:
+        middle = (first + last) // 2
         try:
-            if await _fold(connection, checkpoints, projection, middle) is Step.BUSY:
+            if await _fold(connection, checkpoints, projection, middle) in (Step.BUSY, Step.SUPERSEDED):
                 return Step.BUSY
-            failed.position = middle
-        except _FoldFailed as error:
-            failed = error
+            first = middle
+        except _FoldFailed as failed:
+            first, last = failed.first, failed.last
     try:
-        # Once more by itself: what failed may have been the range, and what ails it may be over.
-        return await _fold(connection, checkpoints, projection, failed.last)
-    except _FoldFailed as error:
-        sentence = await checkpoints.stop(connection, projection, error.last, error.reason)
-        log.error("projection stopped", projection=projection.name, error=sentence)
+        # Once more by itself: what failed may have been the range, and what ailed it may be over.
+        await _fold(connection, checkpoints, projection, last)
+        return Step.MORE
+    except _FoldFailed as failed:
+        reason = await checkpoints.stop(connection, projection, failed.last, failed.reason)
+        log.error("projection stopped", projection=projection.name, error=reason)
         return Step.STOPPED

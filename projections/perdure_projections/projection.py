@@ -15,8 +15,9 @@ class Projection:
 
     ``apply(connection, first, last)`` folds the events with ``first`` < position <= ``last`` into ``tables``. It is
     called in an open transaction, which it leaves open; the checkpoint commits with its rows, so every event counts
-    once. The log may be cut into ranges anywhere: whatever the cuts, the rows must come out the same. Raising anything
-    stops the projection at the offending event.
+    once. Perdure's schema is in front of the connection's search_path: ``events`` is the log. The log may be cut into
+    ranges anywhere: whatever the cuts, the rows must come out the same. Raising anything stops the projection at the
+    offending event.
     """
 
     name: str

@@ -3,28 +3,27 @@
 from typing import get_args
 
 from perdure_engine.run import events as e
-
 from perdure_projections.projection import Projection, sql_names, type_names
-from perdure_projections.statement import fold, message, whole_payload
+from perdure_projections.statement import fold, message
 
 TYPES = type_names(get_args(e.RunEvent))
 ENDED = type_names(e.RUN_ENDED)
 
+_END_STATUS = """case ended.type when 'RunCompleted' then 'completed' when 'RunFailed' then 'failed'
+            when 'RunTimedOut' then 'timed_out' else 'cancelled' end"""
 
-def runs(schema: str = "perdure") -> Projection:
-    """The projection behind ``runs``."""
-    return Projection("runs", 1, TYPES, ("runs",), fold(_statement(schema)))
+# Its own error, or which of its tasks failed.
+_FAILURE = f"""coalesce(
+                (select {message("failed")} from events failed where failed.position = f.last),
+                (select string_agg(task_id, ', ') || ' failed'
+                    from json_array_elements_text(ended.data -> 'tasks') task_id))"""
 
-
-def _statement(schema: str) -> str:
-    """Of each run in the range: what is counted, and the events that say how it began and ended.
-
-    Whether a run is new is known without looking: RunStarted is its first event. So new rows are inserted, the others
-    updated, and folding a start twice is an error, not a wrong count.
-    """
-    return f"""
+# Of each run in the range: what is counted, and the events that say how it began and ended. Whether a run is new is
+# known without looking, since RunStarted is its first event: new rows are inserted, the others updated. So folding a
+# start twice is an error, not a wrong count.
+STATEMENT = f"""
 with touched as materialized (
-    select position, recorded_at, stream, version, type, data from "{schema}".events
+    select position, recorded_at, stream, version, type, data from events
     where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
 ), folded as materialized (
     select stream, count(*) as events, max(version) as version,
@@ -37,32 +36,21 @@ with touched as materialized (
     select f.*, ended.recorded_at as ended_at,
         case when ended.type is not null then {_END_STATUS} when f.stopping then 'stopping' end as status,
         case ended.type
-            when 'RunFailed' then {_failure(schema)}
+            when 'RunFailed' then {_FAILURE}
             when 'RunTimedOut' then 'its deadline passed'
             when 'RunCancelled' then nullif(ended.data ->> 'reason', '') end as error
     from folded f left join touched ended on ended.position = f.last
 ), inserted as (
-    insert into "{schema}".runs
+    insert into runs
         (run, workflow_id, digest, status, key, event, started_at, ended_at, tasks, events, version, error)
     select s.stream, started.data ->> 'workflow_id', started.data ->> 'digest', coalesce(s.status, 'running'),
         started.data ->> 'key', started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
         s.version, s.error
     from seen s join touched started on started.position = s.first
 )
-update "{schema}".runs r set status = case when r.ended_at is null then coalesce(s.status, r.status) else r.status end,
+update runs r set status = case when r.ended_at is null then coalesce(s.status, r.status) else r.status end,
     ended_at = coalesce(s.ended_at, r.ended_at), tasks = r.tasks + s.tasks, events = r.events + s.events,
     version = s.version, error = coalesce(s.error, r.error)
 from seen s where s.first is null and r.run = s.stream"""
 
-
-_END_STATUS = """case ended.type when 'RunCompleted' then 'completed' when 'RunFailed' then 'failed'
-            when 'RunTimedOut' then 'timed_out' else 'cancelled' end"""
-
-
-def _failure(schema: str) -> str:
-    """SQL for why a run failed: its own error, or which of its tasks failed."""
-    return f"""coalesce(
-                (select {message(whole_payload(schema, "failed"))} from "{schema}".events failed
-                    where failed.position = f.last),
-                (select string_agg(task_id, ', ') || ' failed'
-                    from json_array_elements_text(ended.data -> 'tasks') task_id))"""
+RUNS = Projection("runs", 1, TYPES, ("runs",), fold(STATEMENT))

@@ -17,13 +17,9 @@ def fold(statement: str) -> Apply:
     return apply
 
 
-def message(payload: str) -> str:
-    """SQL for the short text of a failure: of ``payload``'s ``error`` the message, or all of it; null if erased."""
+def message(event: str) -> str:
+    """SQL for the short text of the failure in the ``events`` row named ``event``; null if that was erased."""
+    payload = f"""coalesce({event}.payload, (select p.payload from payloads p
+            where p.stream = {event}.stream and p.version = {event}.version))"""
     return f"""(select left(coalesce(found.error ->> 'message', found.error #>> '{{}}'), 1000)
         from (select convert_from({payload}, 'UTF8')::json -> 'error' as error) found)"""
-
-
-def whole_payload(schema: str, event: str) -> str:
-    """SQL for the payload of the ``events`` row named ``event``, wherever it lies; null where it was erased."""
-    return f"""coalesce({event}.payload, (select p.payload from "{schema}".payloads p
-        where p.stream = {event}.stream and p.version = {event}.version and {event}.payload_digest is not null))"""

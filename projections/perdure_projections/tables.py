@@ -1,4 +1,4 @@
-"""The tables of the built-in views, as SQLAlchemy Core knows them. The migrations create them; a test holds the two equal."""
+"""The built-in views' tables, as SQLAlchemy Core knows them. The migrations create them; a test holds the two equal."""
 
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, Table, Text, Uuid, text
 
@@ -45,7 +45,9 @@ tasks = Table(
     Column("attempt", Integer, nullable=False, comment="The latest attempt; 0 for a task that never had one."),
     Column("failures", Integer, nullable=False, comment="Attempts that failed or timed out."),
     Column("interruptions", Integer, nullable=False, comment="Attempts whose node stopped or died."),
-    Column("scheduled_at", DateTime(timezone=True), comment="When its latest attempt was scheduled; started_at likewise."),
+    Column(
+        "scheduled_at", DateTime(timezone=True), comment="When its latest attempt was scheduled; started_at likewise."
+    ),
     Column("started_at", DateTime(timezone=True)),
     Column("ended_at", DateTime(timezone=True)),
     Column("retry_at", DateTime(timezone=True)),

@@ -1,9 +1,8 @@
 """The view ``tasks``: a row for every task that something has happened to."""
 
 from perdure_engine.run import events as e
-
 from perdure_projections.projection import Projection, sql_names, type_names
-from perdure_projections.statement import fold, message, whole_payload
+from perdure_projections.statement import fold, message
 
 TYPES = type_names(
     (
@@ -18,20 +17,21 @@ TYPES = type_names(
     )
 )
 
+_STATUS = """case last.type when 'TaskScheduled' then 'scheduled' when 'TaskStarted' then 'started'
+            when 'TaskCompleted' then 'completed' when 'TaskInterrupted' then 'interrupted'
+            when 'TaskSkipped' then 'skipped' when 'TaskCancelled' then 'cancelled'
+            else case when last.data ->> 'retry_at' is null then 'failed' else 'retrying' end end"""
 
-def tasks(schema: str = "perdure") -> Projection:
-    """The projection behind ``tasks``."""
-    return Projection("tasks", 1, TYPES, ("tasks",), fold(_statement(schema)))
+_FAILURE = f"""(select case failure.type
+                when 'TaskTimedOut' then 'it took longer than ' || (failure.data ->> 'timeout')::float8 || ' s'
+                else {message("failure")} end
+            from events failure where failure.position = f.failed)"""
 
-
-def _statement(schema: str) -> str:
-    """Of each task in the range: what is counted, its last event, its last start and its last failure.
-
-    What the last event says replaces the row's; counts are added; the rest gives way only to something newer.
-    """
-    return f"""
+# Of each task in the range: what is counted, its last event, its last start and its last failure. What the last event
+# says replaces the row's; counts are added; the rest gives way only to something newer.
+STATEMENT = f"""
 with touched as materialized (
-    select position, recorded_at, stream, type, data, data ->> 'task_id' as task_id from "{schema}".events
+    select position, recorded_at, stream, type, data, data ->> 'task_id' as task_id from events
     where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
 ), folded as materialized (
     select stream, task_id, max((data ->> 'attempt')::integer) as attempt,
@@ -46,10 +46,10 @@ with touched as materialized (
 ), seen as (
     select f.*, {_STATUS} as status, begun.data ->> 'node' as node, last.recorded_at as last_at,
         (last.data ->> 'retry_at')::timestamptz as retry_at, last.data ->> 'reason' as reason,
-        case when f.failed is not null then {_failure(schema)} end as error
+        case when f.failed is not null then {_FAILURE} end as error
     from folded f join touched last on last.position = f.last left join touched begun on begun.position = f.begun
 )
-insert into "{schema}".tasks as t (run, task_id, status, attempt, failures, interruptions, scheduled_at, started_at,
+insert into tasks as t (run, task_id, status, attempt, failures, interruptions, scheduled_at, started_at,
     ended_at, retry_at, node, reason, error)
 select stream, task_id, status, coalesce(attempt, 0), failures, interruptions, scheduled_at, started_at,
     case when status in ('completed', 'failed', 'skipped', 'cancelled') then last_at end, retry_at, node::uuid, reason,
@@ -62,17 +62,4 @@ on conflict (run, task_id) do update set status = excluded.status, attempt = gre
     retry_at = excluded.retry_at, node = coalesce(excluded.node, t.node), reason = excluded.reason,
     error = case when excluded.failures > 0 then excluded.error else t.error end"""
 
-
-_STATUS = """case last.type when 'TaskScheduled' then 'scheduled' when 'TaskStarted' then 'started'
-            when 'TaskCompleted' then 'completed' when 'TaskInterrupted' then 'interrupted'
-            when 'TaskSkipped' then 'skipped' when 'TaskCancelled' then 'cancelled'
-            else case when last.data ->> 'retry_at' is null then 'failed' else 'retrying' end end"""
-
-
-def _failure(schema: str) -> str:
-    """SQL for the message of a task's last failure."""
-    return f"""(
-            select case failure.type
-                when 'TaskTimedOut' then 'it took longer than ' || (failure.data ->> 'timeout')::float8 || ' s'
-                else {message(whole_payload(schema, "failure"))} end
-            from "{schema}".events failure where failure.position = f.failed)"""
+TASKS = Projection("tasks", 1, TYPES, ("tasks",), fold(STATEMENT))

@@ -8,9 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import structlog
-from perdure_eventstore.session import Session
 
 import perdure
+from perdure_eventstore.session import Session
 
 
 def chain(steps: int) -> dict[str, object]:
@@ -94,7 +94,9 @@ async def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench chain", description=__doc__)
-    parser.add_argument("--database", help="a scratch database by URL; without it, an embedded one in a temporary folder")
+    parser.add_argument(
+        "--database", help="a scratch database by URL; without it, an embedded one in a temporary folder"
+    )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--inflight", type=int, default=50)

@@ -7,10 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from perdure_engine.errors import InputsInvalid, NoRetry, TransactionIsOurs
-from perdure_engine.handlers import TaskType, call, task_type
-from perdure_engine.task import Task
-from perdure_engine.task_types import TaskTypes
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -19,6 +15,10 @@ from perdure.tasks import register_builtins
 from perdure.tasks.database import OtherDatabase, database_task
 from perdure.tasks.settings import DatabaseTaskSettings, TaskSettings
 from perdure.tasks.statement import StatementFailed, StatementRefused
+from perdure_engine.errors import InputsInvalid, NoRetry, TransactionIsOurs
+from perdure_engine.handlers import TaskType, call, task_type
+from perdure_engine.task import Task
+from perdure_engine.task_types import TaskTypes
 
 RUN = uuid.UUID("019a0000-0000-7000-8000-000000000001")
 OWN = task_type("database", database_task(DatabaseTaskSettings()))

@@ -16,14 +16,14 @@ import pytest
 import structlog
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
-from perdure_engine.errors import InputsInvalid, NoRetry
-from perdure_engine.handlers import call, task_type
-from perdure_engine.task import Task
 from pydantic import SecretStr, ValidationError
 
 from perdure.tasks.email import email_task
 from perdure.tasks.settings import SmtpSettings
 from perdure.tasks.smtp import DeliveryFailed, MessageRefused
+from perdure_engine.errors import InputsInvalid, NoRetry
+from perdure_engine.handlers import call, task_type
+from perdure_engine.task import Task
 
 RUN = uuid.UUID("019a0000-0000-7000-8000-000000000001")
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -193,7 +193,7 @@ async def test_a_password_is_never_sent_without_tls_unless_told(
         if told:
             await send(settings, {"to": "ada@example.org"})
         else:
-            with pytest.raises(MessageRefused, match="STARTTLS"):
+            with pytest.raises(DeliveryFailed, match="STARTTLS"):
                 await send(settings, {"to": "ada@example.org"})
     finally:
         controller.stop()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.document import Form, canonical, digest_of, read_document
 from perdure_engine.faults import DefinitionRefused

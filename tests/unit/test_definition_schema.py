@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.keys import NOT_YET
 from perdure_engine.definitions.schema import definition_schema

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.faults import DefinitionRefused
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.definition import Clause, Definition, Dependent, EndDependent, Retry, TaskEnd
 from perdure_engine.faults import DefinitionRefused

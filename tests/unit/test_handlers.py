@@ -11,13 +11,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.errors import InputsInvalid, NoRetry, OutputInvalid, TaskTypeRefused, UnknownTaskType
 from perdure_engine.handlers import call, task_type
 from perdure_engine.task import Task
 from perdure_engine.task_types import TaskTypes
-from pydantic import BaseModel, Field
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 if TYPE_CHECKING:
     from array import array

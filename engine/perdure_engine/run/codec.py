@@ -7,10 +7,10 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 from msgspec.structs import replace
-from perdure_eventstore.door import NULL, Json
-from perdure_eventstore.events import NewEvent, RecordedEvent
 
 from perdure_engine.run.events import RunEvent
+from perdure_eventstore.door import NULL, Json
+from perdure_eventstore.events import NewEvent, RecordedEvent
 
 _encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

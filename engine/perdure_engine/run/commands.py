@@ -5,9 +5,9 @@ from typing import Literal
 from uuid import UUID
 
 import msgspec
-from perdure_eventstore.door import Json
 
 from perdure_engine.run.events import Outcome
+from perdure_eventstore.door import Json
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,13 +3,12 @@
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from perdure_eventstore.door import Json
-
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.matching import matching_triggers
 from perdure_engine.run.progress import Progress
 from perdure_engine.run.state import Occurrence, RunState
+from perdure_eventstore.door import Json
 
 MAX_CRASHES = 5
 """A handler that has taken its node with it so often is not given another."""

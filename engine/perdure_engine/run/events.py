@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 import msgspec
+
 from perdure_eventstore.door import NULL, Json
 
 Outcome = Literal["failed", "timed_out", "cancelled"]

@@ -5,11 +5,11 @@ from typing import assert_never
 
 from immutables import Map, MapMutation
 from msgspec.structs import replace
-from perdure_eventstore.door import Json
 
 from perdure_engine.definitions.definition import On
 from perdure_engine.run import events as e
 from perdure_engine.run.state import DEAD, Occurrence, RunState, TaskState, TaskStatus, untouched
+from perdure_eventstore.door import Json
 
 
 def evolve(state: RunState, event: e.RunEvent) -> RunState:  # noqa: C901 - one line a type of event is the shortest way

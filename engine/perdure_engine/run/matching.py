@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable
 
-from perdure_eventstore.door import Json
-
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.run.scope import event_scope
 from perdure_engine.run.state import Occurrence
 from perdure_engine.templates import TemplateError
+from perdure_eventstore.door import Json
 
 
 def matching_triggers(

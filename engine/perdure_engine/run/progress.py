@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
 
-from perdure_eventstore.door import Json, PayloadRefused
-
 from perdure_engine.definitions.definition import TaskEnd
 from perdure_engine.run import events as e
 from perdure_engine.run.evolve import evolve, holds
@@ -18,6 +16,7 @@ from perdure_engine.run.matching import matching_triggers
 from perdure_engine.run.scope import run_scope
 from perdure_engine.run.state import DEAD, ENDED, Occurrence, RunState
 from perdure_engine.templates import TemplateError
+from perdure_eventstore.door import Json, PayloadRefused
 
 
 class Progress:

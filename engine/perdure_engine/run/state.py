@@ -5,10 +5,10 @@ from uuid import UUID
 
 import msgspec
 from immutables import Map
-from perdure_eventstore.door import NULL, Json, json_object
 
 from perdure_engine.definitions.definition import Definition, TaskSpec
 from perdure_engine.run.events import Outcome
+from perdure_eventstore.door import NULL, Json, json_object
 
 TaskStatus = Literal[
     "waiting", "scheduled", "started", "interrupted", "retrying", "completed", "failed", "skipped", "cancelled"

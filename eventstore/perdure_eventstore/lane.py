@@ -1,0 +1,96 @@
+"""One connection's share of group commit: a batch at a time, until its outcome is known."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from perdure_eventstore.append import Append, Appended, Batch, Statement, send
+from perdure_eventstore.clock import Clock
+from perdure_eventstore.errors import AppendRefused, Conflict, LogError, LogUnavailable, Raced, domain_error
+from perdure_eventstore.events import Head
+from perdure_eventstore.session import Session
+
+log = structlog.get_logger(__name__)
+
+
+class Lane:
+    """Sends batches one after another on a connection of its own.
+
+    When the connection breaks, nobody knows whether the batch was committed: the same batch is sent again, and what
+    turns out to be there already, by its event ids, counts as appended.
+    """
+
+    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, schema: str, patience: float) -> None:
+        """``patience`` is how many seconds a batch waits for a database that cannot be reached."""
+        self._session = Session(engine)
+        self._statement, self._clock, self._patience = statement, clock, patience
+        self._own = (
+            f'select position, version, hash from "{schema}".events e where stream = %s and version >= %s '
+            f'and exists (select from "{schema}".events f where f.stream = e.stream and f.version = %s and f.id = %s) '
+            "order by version"
+        )
+
+    async def commit(self, appends: Sequence[Append]) -> list[Appended | LogError]:
+        """Append in one statement; each append's answer. A bad append alone suffers for itself."""
+        try:
+            return await self._send(Batch(appends))
+        except AppendRefused as error:
+            if len(appends) == 1:
+                return [error]
+            # The statement does not say which of them is bad.
+            return [answer for append in appends for answer in await self.commit([append])]
+        except LogError as error:
+            return [error] * len(appends)
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        await self._session.close()
+
+    async def _send(self, batch: Batch) -> list[Appended | LogError]:
+        """Send until the outcome is known. Raises LogUnavailable when patience runs out, or what the log refused."""
+        try:
+            return await self._send_once(batch, may_be_ours=False)
+        except Raced:
+            first = None
+        except LogUnavailable as error:
+            log.warning("log unreachable, trying again", error=str(error), appends=len(batch.appends))
+            first = error
+        again = AsyncRetrying(
+            retry=retry_if_exception_type((LogUnavailable, Raced)),
+            wait=wait_exponential_jitter(initial=0.02, max=1.0, jitter=0.05),
+            stop=stop_after_delay(self._patience),
+            reraise=True,
+        )
+        return await again(self._send_once, batch, may_be_ours=first is not None)
+
+    async def _send_once(self, batch: Batch, *, may_be_ours: bool) -> list[Appended | LogError]:
+        connection = await self._session.connection()
+        try:
+            answers = await send(connection, self._statement, batch, self._clock)
+            return [answer or await self._loser(connection, batch, i, may_be_ours) for i, answer in enumerate(answers)]
+        except LogUnavailable:
+            await self._session.close()
+            raise
+
+    async def _loser(
+        self, connection: AsyncConnection[Any], batch: Batch, index: int, may_be_ours: bool
+    ) -> Appended | LogError:
+        """What to tell an append that came too late: after a broken connection it may have met itself."""
+        append = batch.appends[index]
+        if may_be_ours:
+            version = append.expected.version + 1
+            own = (append.stream, version, version, UUID(bytes=batch.first_ids[index]))
+            try:
+                rows = await (await connection.execute(self._own, own)).fetchall()
+            except psycopg.Error as error:
+                raise domain_error(error) from error
+            if rows:
+                mine = rows[: len(append.events)]
+                return Appended(Head(mine[-1][1], mine[-1][2]), [position for position, *_ in mine])
+        return Conflict(append.stream, append.expected.version)
