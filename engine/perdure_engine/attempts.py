@@ -54,14 +54,15 @@ class Attempts:
         self._ended = ended
         self._under_way: dict[tuple[UUID, str], asyncio.Task[None]] = {}
         self._stopping: set[UUID] = set()
-        self._closing = False
+        self._closing = self._abandoned = False
+        self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
         return len(self._under_way)
 
     def start(self, run: HeldRun, task_id: str, attempt: int) -> None:
         """Execute an attempt whose TaskStarted is on the disk."""
-        task = asyncio.get_running_loop().create_task(self._execute(run, task_id, attempt))
+        task = self._loop.create_task(self._execute(run, task_id, attempt))
         self._under_way[run.run_id, task_id] = task
 
     def cancel_run(self, run: UUID) -> None:
@@ -85,6 +86,7 @@ class Attempts:
 
     async def abandon_all(self) -> None:
         """Cancel everything and tell nobody: the runs belong to another node now."""
+        self._abandoned = True
         tasks = list(self._under_way.values())
         self._under_way.clear()
         for task in tasks:
@@ -96,13 +98,14 @@ class Attempts:
         try:
             command = await self._outcome(run, task_id, attempt)
         except asyncio.CancelledError:
-            if self._under_way.get((run.run_id, task_id)) is not asyncio.current_task():
+            if self._abandoned:
                 raise
             command = self._cancelled(run.run_id, task_id, attempt)
         except FenceLost:
             command = None
-        if self._under_way.get((run.run_id, task_id)) is asyncio.current_task():
-            del self._under_way[run.run_id, task_id]
+        if self._abandoned:
+            return
+        del self._under_way[run.run_id, task_id]
         self._ended()
         if command is not None:
             run.tell(command)
@@ -129,18 +132,23 @@ class Attempts:
         )  # fmt: skip
         seconds = spec.timeout if spec.timeout is not None else task_type.timeout
         try:
+            if seconds is None:
+                return await self._work(run, task_type, task)
             async with asyncio.timeout(seconds) as limit:
-                if task_type.exactly_once:
-                    await self._transactions.run(run, task, lambda connection: call(task_type, task, connection))
-                    return None
-                output = Json.of(await call(task_type, task))
-                return c.CompleteAttempt(at=self._now(), task_id=task_id, attempt=attempt, output=output)
+                return await self._work(run, task_type, task)
         except FenceLost:
             raise
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired() and seconds is not None:
+            if seconds is not None and isinstance(error, TimeoutError) and limit.expired():
                 return self._timed_out(run, spec, task_type, attempt, seconds)
             return self._failed(run, spec, task_type, attempt, error)
+
+    async def _work(self, run: HeldRun, task_type: TaskType, task: Task) -> c.RunCommand | None:
+        if task_type.exactly_once:
+            await self._transactions.run(run, task, lambda connection: call(task_type, task, connection))
+            return None
+        output = Json.of(await call(task_type, task))
+        return c.CompleteAttempt(at=self._now(), task_id=task.task_id, attempt=task.attempt, output=output)
 
     def _timed_out(
         self, run: HeldRun, spec: TaskSpec, task_type: TaskType, attempt: int, seconds: float

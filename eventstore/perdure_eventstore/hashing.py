@@ -8,6 +8,7 @@ data text and of the metadata text, the payload digest (empty for none). Integer
 ``event_hash_v1`` in the migrations is its twin in SQL.
 """
 
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 from typing import Final
@@ -22,6 +23,12 @@ _8: Final = _length(8)
 _16: Final = _length(16)
 _32: Final = _length(32)
 _EMPTY: Final = _length(0)
+
+
+@lru_cache(maxsize=1024)
+def metadata_digest(metadata: bytes) -> bytes:
+    """SHA-256 of a metadata text; a node's events nearly all carry the same."""
+    return sha256(metadata).digest()
 
 
 def event_hash(
@@ -49,7 +56,7 @@ def event_hash(
                 _8, _integer(schema_version),
                 _8, _integer(recorded_at),
                 _32, sha256(data).digest(),
-                _32, sha256(metadata).digest(),
+                _32, metadata_digest(metadata),
                 _32 + payload_digest if payload_digest else _EMPTY,
             )
         )

@@ -22,16 +22,14 @@ _FAILURE = f"""coalesce(
 # known without looking, since RunStarted is its first event: new rows are inserted, the others updated. So folding a
 # start twice is an error, not a wrong count.
 STATEMENT = f"""
-with touched as materialized (
-    select position, recorded_at, stream, version, type, data from events
-    where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
-), folded as materialized (
+with folded as materialized (
     select stream, count(*) as events, max(version) as version,
         count(*) filter (where type = 'TaskScheduled' and data ->> 'attempt' = '1') as tasks,
         bool_or(type = 'RunStopping') as stopping,
         max(position) filter (where type = 'RunStarted') as first,
         max(position) filter (where type in ({sql_names(ENDED)})) as last
-    from touched group by stream
+    from events where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
+    group by stream
 ), seen as materialized (
     select f.*, ended.recorded_at as ended_at,
         case when ended.type is not null then {_END_STATUS} when f.stopping then 'stopping' end as status,
@@ -39,14 +37,14 @@ with touched as materialized (
             when 'RunFailed' then {_FAILURE}
             when 'RunTimedOut' then 'its deadline passed'
             when 'RunCancelled' then nullif(ended.data ->> 'reason', '') end as error
-    from folded f left join touched ended on ended.position = f.last
+    from folded f left join events ended on ended.position = f.last
 ), inserted as (
     insert into runs
         (run, workflow_id, digest, status, key, event, started_at, ended_at, tasks, events, version, error)
     select s.stream, started.data ->> 'workflow_id', started.data ->> 'digest', coalesce(s.status, 'running'),
         started.data ->> 'key', started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
         s.version, s.error
-    from seen s join touched started on started.position = s.first
+    from seen s join events started on started.position = s.first
 )
 update runs r set status = case when r.ended_at is null then coalesce(s.status, r.status) else r.status end,
     ended_at = coalesce(s.ended_at, r.ended_at), tasks = r.tasks + s.tasks, events = r.events + s.events,

@@ -30,11 +30,8 @@ _FAILURE = f"""(select case failure.type
 # Of each task in the range: what is counted, its last event, its last start and its last failure. What the last event
 # says replaces the row's; counts are added; the rest gives way only to something newer.
 STATEMENT = f"""
-with touched as materialized (
-    select position, recorded_at, stream, type, data, data ->> 'task_id' as task_id from events
-    where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
-), folded as materialized (
-    select stream, task_id, max((data ->> 'attempt')::integer) as attempt,
+with folded as materialized (
+    select stream, data ->> 'task_id' as task_id, max((data ->> 'attempt')::integer) as attempt,
         count(*) filter (where type in ('TaskFailed', 'TaskTimedOut')) as failures,
         count(*) filter (where type = 'TaskInterrupted') as interruptions,
         max(recorded_at) filter (where type = 'TaskScheduled') as scheduled_at,
@@ -42,12 +39,13 @@ with touched as materialized (
         max(position) as last,
         max(position) filter (where type = 'TaskStarted') as begun,
         max(position) filter (where type in ('TaskFailed', 'TaskTimedOut')) as failed
-    from touched group by stream, task_id
+    from events where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
+    group by stream, data ->> 'task_id'
 ), seen as (
     select f.*, {_STATUS} as status, begun.data ->> 'node' as node, last.recorded_at as last_at,
         (last.data ->> 'retry_at')::timestamptz as retry_at, last.data ->> 'reason' as reason,
         case when f.failed is not null then {_FAILURE} end as error
-    from folded f join touched last on last.position = f.last left join touched begun on begun.position = f.begun
+    from folded f join events last on last.position = f.last left join events begun on begun.position = f.begun
 )
 insert into tasks as t (run, task_id, status, attempt, failures, interruptions, scheduled_at, started_at,
     ended_at, retry_at, node, reason, error)

@@ -101,6 +101,7 @@ def _spec(task: TaskDraft, events: _Events) -> TaskSpec:
         type=task.type,
         inputs=task.inputs,
         clauses=clauses,
+        lacks=tuple(clause.size for clause in clauses),
         when=task.when,
         retry=task.retry,
         timeout=task.timeout,

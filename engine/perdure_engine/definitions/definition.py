@@ -69,6 +69,8 @@ class TaskSpec(msgspec.Struct, frozen=True):
     type: str
     inputs: Template
     clauses: tuple[Clause, ...]
+    lacks: tuple[int, ...]
+    """How many conditions each clause lacks at first: their sizes."""
     when: Expression | None = None
     retry: Retry | None = None
     """The task's own policy or the definition's default; None leaves it to the task type, then the engine."""

@@ -96,7 +96,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 def untouched(spec: TaskSpec) -> TaskState:
     """A task before anything has happened to it."""
-    return TaskState(tuple(clause.size for clause in spec.clauses))
+    return TaskState(spec.lacks)
 
 
 def new_run(definition: Definition, run_id: UUID) -> RunState:

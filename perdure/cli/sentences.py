@@ -1,0 +1,70 @@
+"""Any error as an exit status and one sentence."""
+
+import traceback
+
+import psycopg
+from perdure_engine.faults import DefinitionRefused
+from perdure_engine.history import UnknownRun
+from perdure_engine.registry import UnknownWorkflow
+from perdure_eventstore.database import connection_error
+from perdure_eventstore.door import PayloadRefused
+from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from perdure.cli import exits
+from perdure.embedded import EmbeddedPostgresError
+from perdure.errors import PerdureError, RunNotCompleted, StillOpen
+from perdure.settings import SettingsRefused
+
+_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError)
+_WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit status for ``error``, and what to say."""
+    # Typer carries a copy of click inside; its errors are known by how they word themselves.
+    if (word := getattr(error, "format_message", None)) is not None:
+        return exits.WRONG_USE, f"{str(word()).rstrip('.')}; see `perdure --help`"
+    if isinstance(error, exits.Stop):
+        return error.status, str(error)
+    if isinstance(error, DefinitionRefused):
+        return exits.FAILED, refusal(error)
+    return _of_perdure(error) or _of_database(error) or _of_the_rest(error)
+
+
+def refusal(error: DefinitionRefused) -> str:
+    """Every fault on a line of its own."""
+    named = f"definition {error.workflow_id} is refused" if error.workflow_id else "the definition is refused"
+    return "\n".join([f"{named}:", *(f"  {fault}" for fault in error.faults)])
+
+
+def _of_perdure(error: BaseException) -> tuple[int, str] | None:
+    if isinstance(error, StillOpen):
+        return exits.STILL_OPEN, str(error)
+    if isinstance(error, RunNotCompleted):
+        return exits.FAILED, str(error)
+    if isinstance(error, (PerdureError, *_WRONG_USE)):
+        return exits.WRONG_USE, str(error)
+    return None
+
+
+def _of_database(error: BaseException) -> tuple[int, str] | None:
+    if isinstance(error, _WRITE_REFUSED):
+        return exits.FAILED, f"the database refused: {error}"
+    if isinstance(error, LogError | EmbeddedPostgresError):
+        return exits.NO_DATABASE, str(error)
+    if isinstance(error, DBAPIError | psycopg.Error):
+        return exits.NO_DATABASE, str(connection_error(error))
+    if isinstance(error, PoolTimeout):
+        return exits.NO_DATABASE, "the database has no free connection"
+    return None
+
+
+def _of_the_rest(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return exits.FAILED, f"{where}{error.strerror or error}"
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    at = f" ({where[0].filename}:{where[0].lineno})" if where else ""
+    return exits.FAILED, f"this is a fault in Perdure, please report it: {type(error).__name__}: {error}{at}"
