@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 import structlog
-from perdure_engine.task import current_task
 from structlog.typing import EventDict, Processor
+
+from perdure_engine.task import current_task
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 _CHATTY = ("alembic", "apscheduler", "asyncio", "httpcore", "httpx", "psycopg", "sqlalchemy")
@@ -60,4 +61,3 @@ def _rendering() -> list[Processor]:
     if sys.stderr.isatty():
         return [bare, structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))]
     return [bare, structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
-

@@ -1,18 +1,26 @@
 """Bringing a database's schema to this version: alembic's migrations, shipped with the package."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.errors import LogError, SchemaMissing
 from perdure_eventstore.session import Session
 
+# Alembic is imported where it is used: it takes a sixth of a second, and most starts find nothing to migrate.
+if TYPE_CHECKING:
+    from alembic.config import Config
 
-def _config() -> Config:
+REVISION = "0001"
+"""The revision this version of Perdure needs: the newest of the migrations (a test holds them equal)."""
+
+
+def migrations() -> "Config":
+    """Alembic's configuration for the migrations that came with this package."""
+    from alembic.config import Config
+
     here = Path(__file__).parent
     shipped = here / "migrations"
     config = Config()
@@ -20,16 +28,15 @@ def _config() -> Config:
     return config
 
 
-def newest() -> str:
-    """The revision this version of Perdure needs."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
-
-
 async def migrate(engine: AsyncEngine, schema: str = "perdure") -> None:
     """Create or upgrade the schema. Safe to call from several processes at once, and again."""
+    if await _found(engine, schema) == [REVISION]:
+        return
 
     def upgrade(connection: Connection) -> None:
-        config = _config()
+        from alembic import command
+
+        config = migrations()
         config.attributes.update(connection=connection, schema=schema)
         command.upgrade(config, "head")
 
@@ -39,21 +46,37 @@ async def migrate(engine: AsyncEngine, schema: str = "perdure") -> None:
 
 async def check_schema(engine: AsyncEngine, schema: str = "perdure") -> None:
     """Raise SchemaMissing, with what to do, unless the database is at this version; LogError if it is unfit."""
+    found = await _found(engine, schema)
+    if found is None:
+        raise SchemaMissing(f"the database has no schema {schema!r} of Perdure's; run `perdure migrate`")
+    if found == [REVISION]:
+        return
+    at = ", ".join(found) or "no version"
+    if set(found) <= _known():
+        raise SchemaMissing(
+            f"the schema {schema!r} is at {at}, and this Perdure needs {REVISION}; run `perdure migrate`"
+        )
+    raise SchemaMissing(f"the schema {schema!r} is at {at}, newer than this Perdure knows; upgrade the package")
+
+
+async def _found(engine: AsyncEngine, schema: str) -> list[str] | None:
+    """The revisions the schema is at; None where there is no schema. Raises LogError for a server too old."""
     session = Session(engine)
     try:
-        if int((await session.fetch("show server_version_num"))[0][0]) < 150000:
-            version = (await session.fetch("show server_version"))[0][0]
+        number, version = (
+            await session.fetch("select current_setting('server_version_num')::int, current_setting('server_version')")
+        )[0]
+        if number < 150000:
             raise LogError(f"this server is Postgres {version}; Perdure needs 15 or newer")
         table = f'"{schema}".alembic_version'
         if (await session.fetch("select to_regclass(%s)", (table,)))[0][0] is None:
-            raise SchemaMissing(f"the database has no schema {schema!r} of Perdure's; run `perdure migrate`")
-        found = [row[0] for row in await session.fetch(f"select version_num from {table}")]
+            return None
+        return [row[0] for row in await session.fetch(f"select version_num from {table}")]
     finally:
         await session.close()
-    if found != [newest()]:
-        known = [revision.revision for revision in ScriptDirectory.from_config(_config()).walk_revisions()]
-        if set(found) <= set(known):
-            raise SchemaMissing(f"the schema {schema!r} is at version {', '.join(found)}; run `perdure migrate`")
-        raise SchemaMissing(
-            f"the schema {schema!r} is at version {', '.join(found)}, newer than this Perdure; upgrade the package"
-        )
+
+
+def _known() -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {revision.revision for revision in ScriptDirectory.from_config(migrations()).walk_revisions()}

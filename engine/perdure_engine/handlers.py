@@ -16,7 +16,7 @@ from perdure_engine.errors import TaskTypeRefused
 from perdure_engine.inputs import Binding, compile_inputs
 from perdure_engine.outputs import Serialise, compile_output
 from perdure_engine.signature import Signature, function_of, read_signature
-from perdure_engine.task import Task
+from perdure_engine.task import Task, current_task
 from perdure_engine.transactions import lend, session_in
 
 Handler = Callable[..., Any]
@@ -87,6 +87,7 @@ async def call(task_type: TaskType, task: Task, connection: AsyncConnection | No
     synchronous handler sees the caller's context variables; cancelling leaves its thread to finish unheard. Raises
     InputsInvalid, OutputInvalid, TransactionIsOurs (none is retried), and whatever the handler raises.
     """
+    current_task.set(task)
     arguments = task_type.binding.bind(task.inputs)
     for name in task_type.signature.tasks:
         arguments[name] = task

@@ -1,6 +1,7 @@
 """What a handler is told of its attempt."""
 
-from typing import Any, cast
+from contextvars import ContextVar
+from typing import Any, Final, cast
 from uuid import UUID
 
 import structlog
@@ -57,3 +58,7 @@ class Task:
 
     def __repr__(self) -> str:
         return f"Task({self.workflow_id}, run {self.run_id}, {self.task_id}, attempt {self.attempt})"
+
+
+current_task: Final[ContextVar[Task | None]] = ContextVar("perdure_task", default=None)
+"""The attempt that the code being run belongs to, for log lines; None outside handlers."""

@@ -3,12 +3,6 @@
 import traceback
 
 import psycopg
-from perdure_engine.faults import DefinitionRefused
-from perdure_engine.history import UnknownRun
-from perdure_engine.registry import UnknownWorkflow
-from perdure_eventstore.database import connection_error
-from perdure_eventstore.door import PayloadRefused
-from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -16,6 +10,12 @@ from perdure.cli import exits
 from perdure.embedded import EmbeddedPostgresError
 from perdure.errors import PerdureError, RunNotCompleted, StillOpen
 from perdure.settings import SettingsRefused
+from perdure_engine.faults import DefinitionRefused
+from perdure_engine.history import UnknownRun
+from perdure_engine.registry import UnknownWorkflow
+from perdure_eventstore.database import connection_error
+from perdure_eventstore.door import PayloadRefused
+from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
 
 _WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError)
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)

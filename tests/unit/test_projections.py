@@ -5,6 +5,7 @@ from typing import get_args
 from uuid import UUID
 
 import pytest
+
 from perdure_engine.run import events as e
 from perdure_projections import runs, tables, tasks
 from perdure_projections.builtin import BUILTIN

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from perdure_engine.definitions.definition import EventTrigger
+from perdure_engine.definitions.names import ANY_COMPLETION
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.matching import matching_triggers
@@ -70,13 +72,18 @@ def _start(progress: Progress, command: c.StartRun) -> None:
             waits=tuple(
                 e.WaitArmed(trigger.index, trigger.name, _later(command.at, trigger.within))
                 for trigger in definition.events
-                if not trigger.entry and trigger.index not in latched and trigger.name != "task_completed"
+                if trigger.index not in latched and _is_wait(trigger)
             ),
             deadline=_later(command.at, definition.deadline),
             input=command.input,
         )
     )
     progress.follow_start()
+
+
+def _is_wait(trigger: EventTrigger) -> bool:
+    """Whether something outside the core has to know of it: a router, or a timer."""
+    return not trigger.entry and (trigger.name != ANY_COMPLETION or trigger.within is not None)
 
 
 def _later(at: datetime, seconds: float | None) -> datetime | None:
@@ -136,10 +143,8 @@ def _interrupt(progress: Progress, command: c.InterruptAttempt) -> None:
 
 
 def _receive(progress: Progress, command: c.ReceiveEvent) -> None:
-    if command.event_id in progress.state.seen:
-        return
-    occurrence = Occurrence(command.event, command.payload, command.event_id, command.key)
-    progress.receive(occurrence)
+    if progress.state.status != "new" and command.event_id not in progress.state.seen:
+        progress.receive(Occurrence(command.event, command.payload, command.event_id, command.key))
 
 
 def _fire(progress: Progress, command: c.FireTimer) -> None:

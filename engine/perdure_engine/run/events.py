@@ -154,7 +154,7 @@ class RunCompleted(Event, frozen=True, kw_only=True):
 
 
 class RunFailed(Event, frozen=True, kw_only=True):
-    """The end: these tasks failed and nothing handled it, or the output template did (``error``)."""
+    """The end: these tasks failed and nothing handled it. Without any, ``error`` says why the run failed by itself."""
 
     tasks: tuple[str, ...] = ()
     error: Json | None = None

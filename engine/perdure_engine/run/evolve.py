@@ -40,7 +40,7 @@ def evolve(state: RunState, event: e.RunEvent) -> RunState:  # noqa: C901 - one 
         case e.EventIgnored():
             return _seen(state, event)
         case e.WaitExpired():
-            return _kill_triggers(state, (event.trigger,))
+            return _kill_triggers(replace(state, expired=state.expired | {event.trigger}), (event.trigger,))
         case e.RunStopping():
             return replace(state, status="stopping", outcome=event.outcome, stop_reason=event.reason)
         case e.RunCompleted():
@@ -93,9 +93,17 @@ def _failed(state: RunState, event: e.TaskFailed | e.TaskTimedOut) -> RunState:
     if event.retry_at is not None:
         return replace(state, tasks=state.tasks.set(event.task_id, replace(task, status="retrying", node=None)))
     state = replace(state, tasks=state.tasks.set(event.task_id, task))
-    if not state.definition.tasks[event.task_id].proceed_on_failure:
-        state = replace(state, unhandled=state.unhandled | {event.task_id})
+    if not _is_handled(state, event.task_id):
+        state = replace(state, unhandled=state.unhandled.set(event.task_id, True))
     return _ended(state, event.task_id, "failed")
+
+
+def _is_handled(state: RunState, failed: str) -> bool:
+    """Whether a failure counts as handled already: whether its handler was the slower one shall make no difference."""
+    return state.definition.tasks[failed].proceed_on_failure or any(
+        dependent.on == "failed" and state.task(dependent.task_id).status == "completed"
+        for dependent in state.definition.end_dependents.get(failed, ())
+    )
 
 
 def _timed_out(seconds: float) -> Json:
@@ -110,7 +118,8 @@ def _ended(state: RunState, task_id: str, status: TaskStatus, output: Json | Non
     proceeds = status == "failed" and definition.tasks[task_id].proceed_on_failure
     unhandled, any_completed = state.unhandled, state.any_completed
     tasks = state.tasks.mutate()
-    tasks[task_id] = replace(task, status=status, output=output, node=None)
+    error = None if status == "completed" else task.error
+    tasks[task_id] = replace(task, status=status, output=output, error=error, node=None)
     touched = [
         (dependent.task_id, dependent.clause, holds(dependent.on, status, proceeds))
         for dependent in definition.end_dependents.get(task_id, ())
@@ -119,8 +128,8 @@ def _ended(state: RunState, task_id: str, status: TaskStatus, output: Json | Non
         if not any_completed:
             any_completed = True
             touched += [(d.task_id, d.clause, True) for d in definition.any_completion if d.task_id != task_id]
-        if unhandled:
-            unhandled -= definition.tasks[task_id].handles
+        for failed in definition.tasks[task_id].handles if unhandled else ():
+            unhandled = unhandled.delete(failed) if failed in unhandled else unhandled
     return replace(
         state,
         live_waits=_count(state, tasks, touched, waits),

@@ -8,15 +8,19 @@ again. When nothing is active and nothing can come any more, the run ends.
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import filterfalse
 
-from perdure_engine.definitions.definition import TaskEnd
+from perdure_engine.definitions.names import ANY_COMPLETION
 from perdure_engine.run import events as e
-from perdure_engine.run.evolve import evolve, holds
+from perdure_engine.run.evolve import evolve
 from perdure_engine.run.matching import matching_triggers
+from perdure_engine.run.reasons import why_ignored, why_skipped, why_stopped
 from perdure_engine.run.scope import run_scope
-from perdure_engine.run.state import DEAD, ENDED, Occurrence, RunState
+from perdure_engine.run.state import DEAD, ENDED, Occurrence, RunState, TaskState
 from perdure_engine.templates import TemplateError
-from perdure_eventstore.door import Json, PayloadRefused
+from perdure_eventstore.door import NULL, Json, PayloadRefused
+
+TaskEnded = e.TaskCompleted | e.TaskFailed | e.TaskTimedOut | e.TaskSkipped | e.TaskCancelled
 
 
 class Progress:
@@ -41,41 +45,34 @@ class Progress:
                 self._settle()
         return self._events
 
-    def end(self, event: e.TaskCompleted | e.TaskFailed | e.TaskTimedOut | e.TaskSkipped | e.TaskCancelled) -> None:
+    def end(self, event: TaskEnded) -> None:
         """Record the end of a task, and remember whom it touches."""
         first_completion = isinstance(event, e.TaskCompleted) and not self.state.any_completed
         self.record(event)
         definition, task_id = self.state.definition, event.task_id
-        occurrence = _task_end(event)
+        occurrence = _occurrence(event, self.state.task(task_id))
         self._touched.extend((d.task_id, occurrence) for d in definition.end_dependents.get(task_id, ()))
         if first_completion:
             self._touched.extend((d.task_id, occurrence) for d in definition.any_completion)
-        if isinstance(event, e.TaskCompleted) and (listeners := definition.listeners.get("task_completed")):
+        if isinstance(event, e.TaskCompleted) and (listeners := definition.listeners.get(ANY_COMPLETION)):
             payload = Json(b'{"task_id":"' + task_id.encode() + b'","output":' + event.output.text + b"}")
-            self._latch(listeners, Occurrence("task_completed", payload))
+            if self.state.status == "open":
+                self._latch(listeners, Occurrence(ANY_COMPLETION, payload))
 
     def follow_start(self) -> None:
         """After RunStarted: every task its triggers touched, and every one that needs nothing."""
         definition, start = self.state.definition, self.state.start
         self._touched.extend((task_id, start) for task_id in definition.roots)
-        self._touched.extend((task_id, start) for task_id in self.state.tasks)
+        # In the order of the document: the same command makes the same events everywhere.
+        self._touched.extend((task_id, start) for task_id in definition.tasks if task_id in self.state.tasks)
 
     def receive(self, event: Occurrence) -> None:
         """Latch an outside event, or record why it is ignored."""
-        assert event.id is not None
-        name = event.name or ""
-        listeners = self.state.definition.listeners.get(name, ())
-        if self.state.status != "open":
-            reason = f"the run is {self.state.status}"
-        elif not listeners:
-            reason = "nothing in this run waits for it"
-        elif self._latch(listeners, event):
-            return
-        elif any(trigger in self.state.live_waits for trigger in listeners):
-            reason = "`where` is not true of it"
-        else:
-            reason = "an earlier one was taken, or its time was over"
-        self.record(e.EventIgnored(event=name, event_id=event.id, reason=reason))
+        assert event.id is not None and event.name is not None
+        listeners = self.state.definition.listeners.get(event.name, ())
+        if self.state.status != "open" or not self._latch(listeners, event):
+            reason = why_ignored(self.state, listeners)
+            self.record(e.EventIgnored(event=event.name, event_id=event.id, reason=reason))
 
     def expire(self, trigger: int) -> None:
         """Record that a wait's time is over."""
@@ -86,8 +83,9 @@ class Progress:
     def stop(self, outcome: e.Outcome, reason: str) -> None:
         """Let nothing start any more, and cancel what has not started."""
         self.record(e.RunStopping(outcome=outcome, reason=reason))
-        for task_id, task in self.state.tasks.items():
-            if task.status in ("scheduled", "retrying", "interrupted"):
+        for task_id in self.state.definition.tasks:
+            task = self.state.task(task_id)
+            if task.status in ("scheduled", "retrying"):
                 self.end(e.TaskCancelled(task_id=task_id, attempt=task.attempt))
 
     def _latch(self, listeners: Iterable[int], event: Occurrence) -> bool:
@@ -109,15 +107,15 @@ class Progress:
     def _settle(self) -> None:
         """Schedule or skip whatever was touched, until nothing is left."""
         while self._touched:
+            self._fail_fast()
             task_id, event = self._touched.popleft()
             task = self.state.task(task_id)
             if task.status != "waiting" or self.state.status != "open":
                 continue
             if 0 in task.lacks:
                 self._make_ready(task_id, event, task.lacks.index(0))
-            elif all(lacks == DEAD for lacks in task.lacks):
-                self.end(e.TaskSkipped(task_id=task_id, reason=self._why_dead(task_id)))
-            self._fail_fast()
+            elif task.lacks.count(DEAD) == len(task.lacks):
+                self.end(e.TaskSkipped(task_id=task_id, reason=why_skipped(self.state, task_id)))
 
     def _make_ready(self, task_id: str, event: Occurrence, clause: int) -> None:
         spec = self.state.definition.tasks[task_id]
@@ -140,44 +138,77 @@ class Progress:
 
     def _fail_fast(self) -> None:
         state = self.state
-        if not state.definition.fail_fast or not state.unhandled:
+        if not state.definition.fail_fast or not state.unhandled or state.status != "open":
             return
-        for task_id in sorted(state.unhandled):
-            if not self._may_be_handled(task_id):
-                self.stop("failed", f"task {task_id} failed and `fail_fast` is set")
-                return
+        if (failed := self._beyond_handling()) is not None:
+            self.stop("failed", f"task {failed} failed and `fail_fast` is set")
+
+    def _beyond_handling(self) -> str | None:
+        """A task whose failure nothing can handle any more: a run that has one will fail."""
+        return min(filterfalse(self._may_be_handled, self.state.unhandled), default=None)
 
     def _may_be_handled(self, failed: str) -> bool:
-        definition = self.state.definition
         return any(
-            failed in definition.tasks[dependent.task_id].handles
-            and self.state.task(dependent.task_id).status not in ENDED
-            for dependent in definition.end_dependents.get(failed, ())
+            dependent.on == "failed" and self.state.task(dependent.task_id).status not in ENDED
+            for dependent in self.state.definition.end_dependents.get(failed, ())
         )
 
     def _conclude(self) -> bool:
         """End the run if it must; True when that made something follow."""
         self._fail_fast()
         state = self.state
-        if state.active or (state.status == "open" and not state.unhandled and self._may_still_come()):
+        if state.active:
+            return False
+        ending = state.status == "stopping" or self._beyond_handling() is not None
+        if not ending and self._may_still_come():
             return False
         if state.ended < len(state.definition.tasks):
-            return self._skip_rest()
-        match state.outcome:
-            case "timed_out":
-                self.record(e.RunTimedOut())
-            case "cancelled":
-                self.record(e.RunCancelled(reason=state.stop_reason))
-            case _ if state.unhandled:
-                self.record(e.RunFailed(tasks=tuple(sorted(state.unhandled))))
-            case _:
-                self._complete()
+            self._skip(why_stopped(state) if ending else None)
+            return True
+        self._end_run()
         return False
 
     def _may_still_come(self) -> bool:
         """Whether an event from outside could go on with the run; ``task_completed`` comes from within."""
         events = self.state.definition.events
-        return any(events[trigger].name != "task_completed" for trigger in self.state.live_waits)
+        return any(events[trigger].name != ANY_COMPLETION for trigger in self.state.live_waits)
+
+    def _skip(self, reason: str | None) -> None:
+        """Skip every waiting task for ``reason``; without one, those that wait for no task that waits itself.
+
+        The latter wait for a completion, whichever, and none can come until something follows from these skips.
+        """
+        waiting = [task_id for task_id in self.state.definition.tasks if self.state.task(task_id).status == "waiting"]
+        if reason is None:
+            skips = [(each, why_skipped(self.state, each)) for each in waiting if not self._waits_for_waiting(each)]
+        else:
+            skips = [(each, reason) for each in waiting]
+        for task_id, why in skips:
+            self.end(e.TaskSkipped(task_id=task_id, reason=why))
+
+    def _waits_for_waiting(self, task_id: str) -> bool:
+        clauses = zip(self.state.definition.tasks[task_id].clauses, self.state.task(task_id).lacks, strict=True)
+        return any(
+            end.task_id is not None and self.state.task(end.task_id).status == "waiting"
+            for clause, lacks in clauses
+            if lacks != DEAD
+            for end in clause.ends
+        )
+
+    def _end_run(self) -> None:
+        state = self.state
+        failed = tuple(sorted(state.unhandled))
+        match state.outcome:
+            case "timed_out":
+                self.record(e.RunTimedOut())
+            case "cancelled":
+                self.record(e.RunCancelled(reason=state.stop_reason))
+            case "failed" if not failed:
+                self.record(e.RunFailed(error=Json.of({"type": "Stopped", "message": state.stop_reason})))
+            case _ if failed:
+                self.record(e.RunFailed(tasks=failed))
+            case _:
+                self._complete()
 
     def _complete(self) -> None:
         template, output = self.state.definition.output, None
@@ -190,59 +221,19 @@ class Progress:
                 return
         self.record(e.RunCompleted(output=output))
 
-    def _skip_rest(self) -> bool:
-        """Nothing can make the remaining tasks ready any more."""
-        state = self.state
-        if state.outcome:
-            reason = f"the run is stopping: {state.stop_reason}"
-        elif state.unhandled:
-            reason = f"the run fails: {', '.join(sorted(state.unhandled))} failed"
-        else:
-            reason = "nothing that could trigger it is left"
-        for task_id in state.definition.tasks:
-            if self.state.task(task_id).status == "waiting":
-                self.end(e.TaskSkipped(task_id=task_id, reason=reason))
-                if not (state.outcome or state.unhandled):
-                    # Its end may be what another one waits for.
-                    return True
-        return True
-
-    def _why_dead(self, task_id: str) -> str:
-        """Name one condition of each clause that can no longer come true."""
-        state, reasons = self.state, []
-        for clause in state.definition.tasks[task_id].clauses:
-            ends = [end for end in clause.ends if self._is_dead(end)]
-            triggers = [i for i in clause.events if i not in state.latched and i not in state.live_waits]
-            if ends:
-                reasons.append(f"{ends[0].task_id} is {state.task(ends[0].task_id or '').status}, not {ends[0].on}")
-            elif triggers:
-                trigger = state.definition.events[triggers[0]]
-                reasons.append(
-                    f"not triggered by {trigger.name}" if trigger.entry else f"{trigger.name} did not come in time"
-                )
-        return "; ".join(dict.fromkeys(reasons))
-
-    def _is_dead(self, end: TaskEnd) -> bool:
-        if end.task_id is None:
-            return False
-        status = self.state.task(end.task_id).status
-        proceeds = status == "failed" and self.state.definition.tasks[end.task_id].proceed_on_failure
-        return status in ENDED and not holds(end.on, status, proceeds)
-
 
 class _GuardError(ValueError):
     """A guard's value is not a boolean."""
 
 
-def _task_end(event: e.TaskCompleted | e.TaskFailed | e.TaskTimedOut | e.TaskSkipped | e.TaskCancelled) -> Occurrence:
+def _occurrence(event: TaskEnded, task: TaskState) -> Occurrence:
+    """What ``event`` means in the template of a task that the end of ``task`` makes ready."""
+    payload = NULL
     match event:
-        case e.TaskCompleted(output=output):
-            return Occurrence(f"{event.task_id}.completed", output)
-        case e.TaskFailed(error=error):
-            return Occurrence(f"{event.task_id}.failed", error)
-        case e.TaskTimedOut():
-            return Occurrence(f"{event.task_id}.failed", Json.of({"type": "TimedOut", "timeout": event.timeout}))
-        case e.TaskSkipped(reason=reason):
-            return Occurrence(f"{event.task_id}.skipped", Json.of({"reason": reason}))
-        case e.TaskCancelled():
-            return Occurrence(f"{event.task_id}.cancelled", Json(b"null"))
+        case e.TaskCompleted():
+            payload = event.output
+        case e.TaskFailed() | e.TaskTimedOut():
+            payload = task.error or NULL
+        case e.TaskSkipped():
+            payload = Json.of({"reason": event.reason})
+    return Occurrence(f"{event.task_id}.{task.status}", payload)

@@ -62,13 +62,15 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """Event triggers that have come true."""
     live_waits: Map[int, int] = Map()
     """Event triggers that still may: how many clauses of waiting tasks ask for each."""
+    expired: frozenset[int] = frozenset()
+    """Event triggers whose time was over before they came true."""
     seen: Map[UUID, bool] = Map()
     """Ids of the events that reached the run."""
     active: int = 0
     """Tasks that are scheduled, under way or on a timer."""
     ended: int = 0
-    unhandled: frozenset[str] = frozenset()
-    """Tasks that failed, and whose failure nothing has handled yet."""
+    unhandled: Map[str, bool] = Map()
+    """Tasks that failed, and whose failure nothing has handled yet; a set, and there may be very many."""
     any_completed: bool = False
     outcome: Outcome | None = None
     """How a stopping run will end."""

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import cel
-
 from perdure_engine.faults import Fault
 from perdure_engine.templates.cel_errors import is_panic, syntax
+from perdure_engine.templates.cel_package import compile_cel
 from perdure_engine.templates.errors import TemplateSyntaxError, shorten
 from perdure_engine.templates.lexer import LIMIT, Token, Unreadable, pieces, tokens
 from perdure_engine.templates.nodes import Cel, Constant, Default, Node, PlainPath
@@ -106,7 +105,7 @@ def _cel(source: str, parts: Sequence[Token], pointer: str) -> Node:
     if rewritten.faults:
         raise Unreadable("; ".join(rewritten.faults))
     try:
-        program = cel.compile(rewritten.text)
+        program = compile_cel(rewritten.text)
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import cel
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure_engine.templates import boundary
 from perdure_engine.templates.cel_errors import failure, is_panic, unknown_name
@@ -12,6 +10,9 @@ from perdure_engine.templates.errors import TemplateError
 from perdure_engine.templates.paths import Path, Reference, kind
 from perdure_engine.templates.rewrite import COLLECT, COLLECTED, EACH, KEEP, SIZE, Binding
 from perdure_engine.templates.scope import Scope
+
+if TYPE_CHECKING:
+    from cel import Program
 
 NOTHING: frozenset[Reference] = frozenset()
 
@@ -76,7 +77,7 @@ class Cel:
 
     expression: str
     pointer: str
-    program: cel.Program
+    program: "Program"
     bindings: tuple[Binding, ...]
     helped: bool
     """Whether it calls the helpers of the rewriting."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import cel
-
+from perdure_engine.templates.cel_package import evaluate_cel
 from perdure_engine.templates.errors import TemplateError, shorten
 from perdure_engine.templates.lexer import END, Token
 from perdure_engine.templates.scope import ROOTS, Scope, plain
@@ -101,7 +100,7 @@ def _index(token: Token) -> str | int | None:
         return None
     if "\\" not in token.text and token.text[0] == token.text[-1] and token.text[1:2] != token.text[0]:
         return token.text[1:-1]
-    for read in (json.loads, cel.evaluate):  # JSON first: CEL knows no surrogate pairs
+    for read in (json.loads, evaluate_cel):  # JSON first: CEL knows no surrogate pairs
         try:
             value = read(token.text)
         except ValueError:

@@ -1,0 +1,190 @@
+"""The verbs and their options. What each does is in the module it imports."""
+
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import typer
+
+from perdure.cli.verb import Common, verb
+
+app = typer.Typer(
+    help="Dynamic, event-driven workflows that outlast outages, on the Postgres you already have.",
+    add_completion=False,
+    no_args_is_help=True,
+    epilog="Exit status: 0 done, 1 failed (the run, the check), 2 wrong use, 3 still open at the time-out, "
+    "4 no database.",
+)
+
+Exit = Coroutine[Any, Any, int]
+_HOW = "JSON, @FILE, or - for standard input."
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Definitions, in JSON or YAML.")]
+Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="A workflow_id.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `last`.")]
+Data = Annotated[str, typer.Option("--data", metavar="JSON", help=f"The event's payload: {_HOW}")]
+Key = Annotated[str | None, typer.Option("--key", help="Which run of the workflow it is for: one open run a key.")]
+Timeout = Annotated[str | None, typer.Option("--timeout", help="How long to wait: seconds, or 90s, 15m, 2h.")]
+AllowUnknown = Annotated[
+    bool, typer.Option("--allow-unknown-types", help="Take task types that no node has a handler for yet.")
+]
+
+
+@verb(app)
+def demo(
+    common: Common,
+    folder: Annotated[str, typer.Option("--folder", help="Where its database lives.")] = ".perdure-demo",
+) -> Exit:
+    """Tell the story in a minute: run, kill, resume, verify."""
+    from perdure.demo.story import tell
+
+    return tell(common, folder)
+
+
+@verb(app)
+def run(
+    common: Common,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A definition, in JSON or YAML.")],
+    event: Annotated[str, typer.Option("--event", metavar="NAME", help="The event to publish.")],
+    data: Data = "{}",
+    key: Key = None,
+    timeout: Timeout = None,
+    allow_unknown_types: AllowUnknown = False,
+) -> Exit:
+    """Register a definition, publish an event, and work until the runs it starts have ended."""
+    from perdure.cli.run import run_file
+
+    return run_file(common, file, event, data, key, timeout, allow_unknown_types)
+
+
+@verb(app)
+def up(common: Common) -> Exit:
+    """Run a node until Ctrl-C. The database has to be named."""
+    from perdure.cli.up import work
+
+    return work(common)
+
+
+@verb(app)
+def validate(common: Common, files: Files) -> int:
+    """Check definitions without a database."""
+    from perdure.cli.validate import check_files
+
+    return check_files(common, files)
+
+
+@verb(app)
+def register(common: Common, files: Files, allow_unknown_types: AllowUnknown = False) -> Exit:
+    """Make definitions their workflows' newest versions."""
+    from perdure.cli.register import register_files
+
+    return register_files(common, files, allow_unknown_types)
+
+
+@verb(app)
+def retire(common: Common, workflow: Workflow) -> Exit:
+    """Start no more runs of a workflow; those under way go on."""
+    from perdure.cli.definitions import retire_workflow
+
+    return retire_workflow(common, workflow)
+
+
+@verb(app)
+def definitions(
+    common: Common,
+    workflow: Annotated[str | None, typer.Argument(metavar="[WORKFLOW]", help="One workflow's versions only.")] = None,
+) -> Exit:
+    """List the registered versions of workflows."""
+    from perdure.cli.definitions import list_definitions
+
+    return list_definitions(common, workflow)
+
+
+@verb(app)
+def schema(
+    common: Common,
+    events: Annotated[bool, typer.Option("--events", help="That of every event type in the log.")] = False,
+) -> int:
+    """Print the JSON Schema of definitions, or of events."""
+    from perdure.cli.schema import print_schema
+
+    return print_schema(common, events)
+
+
+@verb(app)
+def publish(
+    common: Common,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The event's name.")],
+    data: Data = "null",
+    key: Key = None,
+    event_id: Annotated[str | None, typer.Option("--id", metavar="UUID", help="The same id again is no-op.")] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Reach this run alone.")] = None,
+) -> Exit:
+    """Record an event; a node routes it to the runs it concerns."""
+    from perdure.cli.publish import publish_event
+
+    return publish_event(common, event, data, key, event_id, run)
+
+
+@verb(app)
+def start(
+    common: Common,
+    workflow: Workflow,
+    input: Annotated[str, typer.Option("--input", metavar="JSON", help=f"The run's input: {_HOW}")] = "{}",
+    run_id: Annotated[str | None, typer.Option("--run-id", metavar="UUID", help="The same id again is no-op.")] = None,
+    event: Annotated[str | None, typer.Option("--event", metavar="NAME", help="The entry it starts with.")] = None,
+    key: Key = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it ends, and show it.")] = False,
+    timeout: Timeout = None,
+) -> Exit:
+    """Start a run of a workflow's newest version."""
+    from perdure.cli.start import start_run
+
+    return start_run(common, workflow, input, run_id, event, key, wait, timeout)
+
+
+@verb(app)
+def runs(
+    common: Common,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", help="running, stopping, completed, failed, timed_out or cancelled."),
+    ] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", help="Those of one workflow.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+) -> Exit:
+    """List runs, the latest first."""
+    from perdure.cli.runs import print_runs
+
+    return print_runs(common, status, workflow, limit)
+
+
+@verb(app)
+def show(common: Common, run: RunName) -> Exit:
+    """Show a run: its tasks, its result."""
+    from perdure.cli.show import show_run
+
+    return show_run(common, run)
+
+
+@verb(app)
+def history(common: Common, run: RunName) -> Exit:
+    """Show every event of a run."""
+    from perdure.cli.history import print_history
+
+    return print_history(common, run)
+
+
+@verb(app)
+def verify(common: Common) -> Exit:
+    """Check that no event of the log was changed: every hash, every chain."""
+    from perdure.cli.verify import check_log
+
+    return check_log(common)
+
+
+@verb(app)
+def migrate(common: Common) -> Exit:
+    """Bring the database to this version of Perdure."""
+    from perdure.cli.migrate import migrate_database
+
+    return migrate_database(common)
