@@ -24,18 +24,34 @@ def check_name(database: str | None) -> str:
     return database
 
 
+def embedded_folder(database: str) -> Path | None:
+    """The folder of an embedded database; None for any other."""
+    if not database.startswith(EMBEDDED):
+        return None
+    return Path(database.removeprefix(EMBEDDED) or ".perdure").absolute()
+
+
+async def upgrade(database: str, schema: str) -> None:
+    """Bring a database to this version's schema. Raises EmbeddedPostgresError, LogError, DBAPIError."""
+    if embedded_folder(database) is None:
+        async with _engine(_url(database)) as engine:
+            await migrate(engine, schema)
+        return
+    async with opened(database, schema):
+        pass
+
+
 @asynccontextmanager
 async def opened(database: str, schema: str) -> AsyncIterator[AsyncEngine]:
     """An engine on a database of this version's schema; an embedded one is started and migrated first.
 
     Raises EmbeddedPostgresError, SchemaMissing or another LogError.
     """
-    if not database.startswith(EMBEDDED):
-        async with _engine(database.replace("postgres://", "postgresql://", 1)) as engine:
+    if (folder := embedded_folder(database)) is None:
+        async with _engine(_url(database)) as engine:
             await check_schema(engine, schema)
             yield engine
         return
-    folder = Path(database.removeprefix(EMBEDDED) or ".perdure").absolute()
     server = EmbeddedPostgres(folder)
     url = await anyio.to_thread.run_sync(server.acquire)
     try:
@@ -45,6 +61,10 @@ async def opened(database: str, schema: str) -> AsyncIterator[AsyncEngine]:
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(server.release)
+
+
+def _url(database: str) -> str:
+    return database.replace("postgres://", "postgresql://", 1) if database.startswith("postgres://") else database
 
 
 @asynccontextmanager

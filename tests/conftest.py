@@ -1,5 +1,10 @@
-"""One Postgres a session, one migrated template in it, a fresh database of one's own a test."""
+"""One Postgres a session, one migrated template in it, a fresh database of one's own a test.
 
+The server is the embedded one, or that of PERDURE_TEST_DATABASE_URL (its user must be a superuser). A module marked
+``every_postgres`` runs a second time on Debian's Postgres 15, the oldest that Perdure runs on, where that is installed.
+"""
+
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -8,6 +13,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from debian_postgres import BINARIES, DebianPostgres
 from psycopg import sql
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
@@ -16,39 +22,86 @@ from perdure.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parent.parent
 
+# Taken out of the environment: Perdure itself refuses settings it does not know.
+GIVEN_URL = os.environ.pop("PERDURE_TEST_DATABASE_URL", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_postgres: run with each version of Postgres there is here")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_postgres"):
+        metafunc.parametrize("database_url", ["template", "template_15"], ids=["newest", "15"], indirect=True)
+
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Postgres that lives as long as the session."""
+    if GIVEN_URL is not None:
+        yield GIVEN_URL
+        return
     server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     yield server.acquire()
     server.release()
 
 
 @pytest.fixture(scope="session")
-def template(postgres_url: str) -> str:
-    """The name of a migrated database that nobody connects to."""
-    name = "perdure_template"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    config = Config(ROOT / "alembic.ini")
-    url = make_url(_renamed(postgres_url, name)).set(drivername="postgresql+psycopg")
-    with create_engine(url, poolclass=NullPool).begin() as migrating:
-        config.attributes.update(connection=migrating, schema="perdure")
-        command.upgrade(config, "head")
-    return name
+def template(postgres_url: str) -> Iterator[str]:
+    """The URL of a migrated database that nobody connects to."""
+    yield from _template(postgres_url)
+
+
+@pytest.fixture(scope="session")
+def template_15() -> Iterator[str]:
+    """The same on Postgres 15."""
+    if not BINARIES.is_dir():
+        pytest.skip("Debian's postgresql-15 is not installed")
+    server = DebianPostgres()
+    try:
+        url = server.start()
+        try:
+            yield from _template(url)
+        finally:
+            server.stop()
+    finally:
+        server.remove()
 
 
 @pytest.fixture
-def database_url(postgres_url: str, template: str) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a fresh migrated database."""
+    template = request.getfixturevalue(getattr(request, "param", "template"))
     name = f"test_{uuid4().hex}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    with psycopg.connect(_renamed(template, "postgres"), autocommit=True) as connection:
         connection.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+            sql.SQL("create database {} template {}").format(
+                sql.Identifier(name), sql.Identifier(make_url(template).database or "")
+            )
         )
-    yield _renamed(postgres_url, name)
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
+    yield _renamed(template, name)
+    _drop(template, name)
+
+
+def _template(server_url: str) -> Iterator[str]:
+    name = f"template_{uuid4().hex}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+    url = _renamed(server_url, name)
+    config = Config(ROOT / "alembic.ini")
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    with engine.begin() as migrating:
+        config.attributes.update(connection=migrating, schema="perdure")
+        command.upgrade(config, "head")
+    yield url
+    _drop(url, name)
+
+
+def _drop(url: str, name: str) -> None:
+    with psycopg.connect(_renamed(url, "postgres"), autocommit=True) as connection:
+        for (prepared,) in connection.execute("select gid from pg_prepared_xacts where database = %s", (name,)):
+            with psycopg.connect(_renamed(url, name), autocommit=True) as inside:
+                inside.execute(sql.SQL("rollback prepared {}").format(prepared))
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 

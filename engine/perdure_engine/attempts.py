@@ -2,17 +2,19 @@
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol
+from functools import partial
 from uuid import UUID
 
 import structlog
 
 from perdure_engine.definitions.definition import Retry, TaskSpec
 from perdure_engine.errors import NoRetry
+from perdure_engine.exactly_once import ExactlyOnce
 from perdure_engine.handlers import TaskType, call
 from perdure_engine.held_run import HeldRun
+from perdure_engine.leases import Leases
 from perdure_engine.retries import DEFAULT, retry_at
 from perdure_engine.run import commands as c
 from perdure_engine.task import Task
@@ -23,13 +25,7 @@ from perdure_eventstore.errors import FenceLost
 log = structlog.get_logger(__name__)
 
 _MOST_TRACEBACK = 8_000
-
-
-class Transactions(Protocol):
-    """Runs an exactly-once attempt in the transaction that records its completion."""
-
-    async def run(self, run: HeldRun, task: Task, work: Callable[[Any], Awaitable[Any]]) -> bool:
-        """Call ``work`` with the connection, record its output, commit. False: the attempt was already decided."""
+_LEASE_POLL = 0.05
 
 
 class Attempts:
@@ -38,21 +34,16 @@ class Attempts:
     def __init__(
         self,
         types: TaskTypes,
-        transactions: Transactions,
+        exactly_once: ExactlyOnce,
         *,
         now: Callable[[], datetime],
-        may_work: Callable[[], bool],
-        fencing_token: Callable[[UUID], int],
-        ended: Callable[[], None],
+        leases: Leases,
     ) -> None:
-        """``may_work`` is asked right before each handler call; ``ended`` is told when a slot is free again."""
         self._types = types
-        self._transactions = transactions
+        self._exactly_once = exactly_once
         self._now = now
-        self._may_work = may_work
-        self._fencing_token = fencing_token
-        self._ended = ended
-        self._under_way: dict[tuple[UUID, str], asyncio.Task[None]] = {}
+        self._leases = leases
+        self._under_way: dict[tuple[UUID, str], asyncio.Task[c.RunCommand | None]] = {}
         self._stopping: set[UUID] = set()
         self._closing = self._abandoned = False
         self._loop = asyncio.get_running_loop()
@@ -64,6 +55,8 @@ class Attempts:
         """Execute an attempt whose TaskStarted is on the disk."""
         task = self._loop.create_task(self._execute(run, task_id, attempt))
         self._under_way[run.run_id, task_id] = task
+        # Not at the end of the coroutine: a task cancelled before its first step never gets there.
+        task.add_done_callback(partial(self._ended, run, task_id, attempt))
 
     def cancel_run(self, run: UUID) -> None:
         """Cancel what is under way of a run that is stopping; each handler's end is told to the run."""
@@ -79,36 +72,31 @@ class Attempts:
     async def interrupt_all(self) -> None:
         """Cancel everything, cleanly: each attempt is recorded as interrupted by a stop, not as failed."""
         self._closing = True
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cancel_all()
 
     async def abandon_all(self) -> None:
         """Cancel everything and tell nobody: the runs belong to another node now."""
         self._abandoned = True
+        await self._cancel_all()
+
+    async def _cancel_all(self) -> None:
         tasks = list(self._under_way.values())
-        self._under_way.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _execute(self, run: HeldRun, task_id: str, attempt: int) -> None:
-        command: c.RunCommand | None
-        try:
-            command = await self._outcome(run, task_id, attempt)
-        except asyncio.CancelledError:
-            if self._abandoned:
-                raise
-            command = self._cancelled(run.run_id, task_id, attempt)
-        except FenceLost:
-            command = None
+    def _ended(self, run: HeldRun, task_id: str, attempt: int, task: "asyncio.Task[c.RunCommand | None]") -> None:
         if self._abandoned:
             return
         del self._under_way[run.run_id, task_id]
-        self._ended()
-        if command is not None:
-            run.tell(command)
+        if task.cancelled():
+            command: c.RunCommand | None = self._cancelled(run.run_id, task_id, attempt)
+        elif (error := task.exception()) is None:
+            command = task.result()
+        else:
+            log.error("an attempt could not be executed", run=str(run.run_id), task=task_id, exc_info=error)
+            command = c.FailAttempt(at=self._now(), task_id=task_id, attempt=attempt, error=describe(error))
+        run.attempt_ended(command)
 
     def _cancelled(self, run: UUID, task_id: str, attempt: int) -> c.RunCommand:
         if run in self._stopping:
@@ -119,25 +107,26 @@ class Attempts:
             return c.FailAttempt(at=self._now(), task_id=task_id, attempt=attempt, error=error)
         return c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt, clean=True)
 
-    async def _outcome(self, run: HeldRun, task_id: str, attempt: int) -> c.RunCommand | None:
+    async def _execute(self, run: HeldRun, task_id: str, attempt: int) -> c.RunCommand | None:
         """Call the handler; the command that tells the run what came of it, None if that is recorded already."""
+        while not self._leases.is_valid:
+            # Either it is renewed, or this node is fenced off and the attempt abandoned.
+            await asyncio.sleep(_LEASE_POLL)
         state = run.state
         spec, known = state.definition.tasks[task_id], state.task(task_id)
-        if not self._may_work():
-            raise FenceLost("the lease of this node has run out")
-        task_type = self._types.get(spec.type)
         task = Task(
-            run.run_id, state.definition.workflow_id, task_id, attempt, known.inputs.value,
-            self._fencing_token(run.run_id),
+            run.run_id, state.definition.workflow_id, task_id, attempt, known.inputs.value, self._leases.epoch
         )  # fmt: skip
+        task_type = self._types.get(spec.type)
         seconds = spec.timeout if spec.timeout is not None else task_type.timeout
         try:
             if seconds is None:
                 return await self._work(run, task_type, task)
             async with asyncio.timeout(seconds) as limit:
                 return await self._work(run, task_type, task)
-        except FenceLost:
-            raise
+        except FenceLost as error:
+            run.fenced(error)
+            return None
         except Exception as error:
             if seconds is not None and isinstance(error, TimeoutError) and limit.expired():
                 return self._timed_out(run, spec, task_type, attempt, seconds)
@@ -145,7 +134,7 @@ class Attempts:
 
     async def _work(self, run: HeldRun, task_type: TaskType, task: Task) -> c.RunCommand | None:
         if task_type.exactly_once:
-            await self._transactions.run(run, task, lambda connection: call(task_type, task, connection))
+            await self._exactly_once.run(run, task, lambda connection: call(task_type, task, connection))
             return None
         output = Json.of(await call(task_type, task))
         return c.CompleteAttempt(at=self._now(), task_id=task.task_id, attempt=task.attempt, output=output)

@@ -1,13 +1,14 @@
 """Exactly once: a task's own writes and its completion in one transaction on the log's own Postgres."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_engine.held_run import Decision, HeldRun, Message, Owner
+from perdure_engine.held_run import Decision, HeldRun, Message
 from perdure_engine.run.commands import CompleteAttempt
 from perdure_engine.run.events import TaskCompleted
 from perdure_engine.task import Task
@@ -27,8 +28,8 @@ class ExactlyOnce:
     handler is not repeated. If the attempt is no longer under way by then, all of it is rolled back.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, owner: Owner) -> None:
-        self._engine, self._statement, self._clock, self._owner = engine, statement, clock, owner
+    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, now: Callable[[], datetime]) -> None:
+        self._engine, self._statement, self._clock, self._now = engine, statement, clock, now
 
     async def run(self, run: HeldRun, task: Task, work: Callable[[SqlAlchemyConnection], Awaitable[Any]]) -> bool:
         """Do ``work`` and record its output. False when the attempt was already decided; nothing is kept then.
@@ -52,7 +53,7 @@ class ExactlyOnce:
         assert isinstance(raw, AsyncConnection)
         while True:
             command = CompleteAttempt(
-                at=self._owner.now(), task_id=task.task_id, attempt=task.attempt, output=output
+                at=self._now(), task_id=task.task_id, attempt=task.attempt, output=output
             )  # fmt: skip
             decision = run.decide([Message(command)], begin=False)
             if not any(isinstance(event, TaskCompleted) for event in decision.events):
@@ -65,4 +66,4 @@ class ExactlyOnce:
                 run.evolve(decision, answer.head)
                 return decision
             await savepoint.rollback()
-            run.state, run.head = await self._owner.reload(run)
+            await run.reload()

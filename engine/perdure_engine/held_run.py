@@ -24,7 +24,7 @@ from perdure_engine.run.commands import BeginAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
 from perdure_engine.work import Rows, work_of
 from perdure_eventstore.append import Append, Appended
-from perdure_eventstore.errors import Conflict, LogError
+from perdure_eventstore.errors import Conflict, FenceLost, LogError
 from perdure_eventstore.events import Head
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class Owner(Protocol):
         """Reserve a slot for a scheduled task, or remember it for when one is free."""
 
     def give_back(self, slots: int) -> None:
-        """Return reserved slots that nothing started in."""
+        """Return slots that nothing runs in any more."""
 
     def committed(self, run: "HeldRun", events: Sequence[RunEvent]) -> None:
         """``events`` are on the disk, and the run's state is the one after them."""
@@ -54,11 +54,11 @@ class Owner(Protocol):
     def failed(self, run: "HeldRun", error: LogError) -> None:
         """An append did not go through, for good."""
 
-    def consumed(self, inbox: Sequence[int]) -> None:
-        """These inbox rows were deleted in an append."""
+    def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
+        """These inbox rows are decided: ``recorded`` ones were deleted in an append, the others made no event."""
 
-    def discard(self, inbox: Sequence[int]) -> None:
-        """Delete inbox rows that made no difference."""
+    def idle(self, run: "HeldRun") -> None:
+        """Nothing is waiting to be decided or recorded."""
 
     async def reload(self, run: "HeldRun") -> Loaded:
         """The run's state and head with what others appended."""
@@ -106,6 +106,20 @@ class HeldRun:
         self._mailbox.append(Message(command, inbox, reserved))
         if not self._in_flight:
             self._turn()
+
+    def attempt_ended(self, command: RunCommand | None) -> None:
+        """An attempt's slot is free again, and ``command`` says what came of it."""
+        self._owner.give_back(1)
+        if command is not None:
+            self.tell(command)
+
+    def fenced(self, error: FenceLost) -> None:
+        """An append elsewhere showed that this node no longer owns the run."""
+        self._owner.failed(self, error)
+
+    async def reload(self) -> None:
+        """Fold what others appended."""
+        self.state, self.head = await self._owner.reload(self)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
         """Let ``turn`` decide and append by itself, with the mailbox held up meanwhile.
@@ -161,7 +175,8 @@ class HeldRun:
         decision = self.decide(messages)
         if not decision.events:
             self._owner.give_back(decision.reserved)
-            self._owner.discard([message.inbox for message in messages if message.inbox is not None])
+            self._consumed(decision, recorded=False)
+            self._next()
             return
         self._in_flight = decision
         self._owner.submit(self.append_of(decision), self._answered)
@@ -174,8 +189,7 @@ class HeldRun:
             self.evolve(decision, result.head)
             started = sum(isinstance(event, TaskStarted) for event in decision.events)
             self._owner.give_back(decision.reserved - started)
-            if inbox := [message.inbox for message in decision.messages if message.inbox is not None]:
-                self._owner.consumed(inbox)
+            self._consumed(decision, recorded=True)
             self._owner.committed(self, decision.events)
             self._next()
             return
@@ -192,7 +206,7 @@ class HeldRun:
     async def _catch_up(self) -> None:
         log.info("somebody else appended to the run first", run=str(self.run_id), version=self.head.version)
         try:
-            self.state, self.head = await self._owner.reload(self)
+            await self.reload()
         except LogError as error:
             self._in_flight = False
             self._owner.failed(self, error)
@@ -210,6 +224,12 @@ class HeldRun:
                 return
         if self._mailbox:
             self._turn()
+        else:
+            self._owner.idle(self)
+
+    def _consumed(self, decision: Decision, *, recorded: bool) -> None:
+        if inbox := [message.inbox for message in decision.messages if message.inbox is not None]:
+            self._owner.consumed(inbox, recorded=recorded)
 
     def _begin_later(self, decision: Decision) -> None:
         """Begin what ``decision`` scheduled and could not begin in the same append."""

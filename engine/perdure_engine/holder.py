@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
@@ -10,11 +11,14 @@ import structlog
 from perdure_engine.attempts import Attempts
 from perdure_engine.held_run import HeldRun
 from perdure_engine.history import Loaded, fold_tail, load_run
+from perdure_engine.inbox import Inbox
 from perdure_engine.registry import Registry
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
 from perdure_engine.slots import Slots
+from perdure_engine.task_types import TaskTypes
+from perdure_engine.timers import Timers
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import FenceLost, LogError
@@ -27,6 +31,14 @@ Listener = Callable[[UUID, Sequence[e.RunEvent], RunState], None]
 """Told of every commit of a run this node holds: the run, its new events, its state after them."""
 
 
+class Identity(NamedTuple):
+    """Who a node is, what it writes into the metadata of its events, and how it tells the database's time."""
+
+    node_id: UUID
+    metadata: bytes
+    now: Callable[[], datetime]
+
+
 class Holder:
     """Implements ``held_run.Owner``. A run is held from its start, or from when it is needed, to its end.
 
@@ -35,28 +47,29 @@ class Holder:
 
     def __init__(
         self,
-        node_id: UUID,
-        metadata: bytes,
+        identity: Identity,
         appender: Appender,
         reader: Reader,
         registry: Registry,
+        types: TaskTypes,
+        attempts: Attempts,
+        timers: Timers,
+        inbox: Inbox,
         concurrency: int,
-        fenced: Callable[[], None],
     ) -> None:
-        """``fenced`` is called when an append shows that this node's runs were taken over."""
-        self.node_id, self.metadata = node_id, metadata
+        """``concurrency`` is how many attempts run at once."""
+        self.node_id, self.metadata, self.now = identity
         self.slots: Slots[tuple[HeldRun, str]] = Slots(concurrency)
-        self.attempts: Attempts
         self.listeners: list[Listener] = []
-        self.note_timer: Callable[[datetime], None] = lambda due: None
-        self.discard_inbox: Callable[[Sequence[int]], None] = lambda ids: None
-        self.consumed_inbox: Callable[[Sequence[int]], None] = lambda ids: None
-        self.knows_type: Callable[[str], bool] = lambda name: True
-        self._appender, self._reader, self._registry, self._fenced = appender, reader, registry, fenced
+        self.refused: list[Callable[[UUID, LogError], None]] = []
+        """Told of a run whose events the log did not take."""
+        self._appender, self._reader, self._registry = appender, reader, registry
+        self._types, self._attempts, self._timers, self._inbox = types, attempts, timers, inbox
         self._held: dict[UUID, HeldRun] = {}
         self._parked: set[UUID] = set()
         self._loading: dict[UUID, asyncio.Future[HeldRun]] = {}
-        self._stranded: dict[str, list[tuple[HeldRun, str]]] = {}
+        self._stranded: list[tuple[HeldRun, str]] = []
+        self._closing = False
 
     def __len__(self) -> int:
         return len(self._held)
@@ -100,33 +113,32 @@ class Holder:
                 held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
             elif task.status == "scheduled" and self.take_slot(held, task_id):
                 self._begin(held, task_id)
-        self._let_go(held)
+        if not held.is_busy:
+            self.idle(held)
 
     def types_changed(self) -> None:
         """A task type was added: whatever waited for it may start."""
-        stranded, self._stranded = self._stranded, {}
-        for run, task_id in (each for waiting in stranded.values() for each in waiting):
+        stranded, self._stranded = self._stranded, []
+        for run, task_id in stranded:
             if self.take_slot(run, task_id):
                 self._begin(run, task_id)
 
-    def slot_is_free(self) -> None:
-        """An attempt ended: its slot goes to whoever waits longest."""
-        self.slots.give_back()
-        self._pump()
+    def close(self) -> None:
+        """Begin no more attempts; what is decided is still recorded."""
+        self._closing = True
 
     # What a held run needs of its owner.
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self._appender.clock.now() / 1e6, UTC)
 
     def submit(self, append: Append, answer: Callable[[Appended | LogError], None]) -> None:
         self._appender.submit(append, answer)
 
     def take_slot(self, run: HeldRun, task_id: str) -> bool:
+        if self._closing:
+            return False
         type_ = run.state.definition.tasks[task_id].type
-        if not self.knows_type(type_):
+        if type_ not in self._types:
             log.warning("no handler here for a scheduled task", run=str(run.run_id), task=task_id, type=type_)
-            self._stranded.setdefault(type_, []).append((run, task_id))
+            self._stranded.append((run, task_id))
             return False
         return self.slots.take((run, task_id))
 
@@ -139,35 +151,41 @@ class Holder:
         for event in events:
             match event:
                 case e.TaskStarted():
-                    self.attempts.start(run, event.task_id, event.attempt)
+                    self._attempts.start(run, event.task_id, event.attempt)
                 case e.TaskFailed(retry_at=due) | e.TaskTimedOut(retry_at=due) if due is not None:
-                    self.note_timer(due)
+                    self._timers.note(due)
                 case e.RunStarted():
                     for wait in event.waits:
                         if wait.until is not None:
-                            self.note_timer(wait.until)
+                            self._timers.note(wait.until)
                     if event.deadline is not None:
-                        self.note_timer(event.deadline)
+                        self._timers.note(event.deadline)
                 case e.RunStopping():
-                    self.attempts.cancel_run(run.run_id)
+                    self._attempts.cancel_run(run.run_id)
         for listener in self.listeners:
             listener(run.run_id, events, run.state)
-        self._let_go(run)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
         self._held.pop(run.run_id, None)
-        if isinstance(error, FenceLost):
-            self._fenced()
-        else:
+        if not isinstance(error, FenceLost):
             log.error("a run's events could not be recorded", run=str(run.run_id), error=str(error))
-        for listener in self.listeners:
-            listener(run.run_id, (), run.state)
+        for told in self.refused:
+            told(run.run_id, error)
 
-    def consumed(self, inbox: Sequence[int]) -> None:
-        self.consumed_inbox(inbox)
+    def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
+        if recorded:
+            self._inbox.forget(inbox)
+        else:
+            self._inbox.discard(inbox)
 
-    def discard(self, inbox: Sequence[int]) -> None:
-        self.discard_inbox(inbox)
+    def idle(self, run: HeldRun) -> None:
+        if not (run.state.is_ended or run.state.active == 0):
+            return
+        self._held.pop(run.run_id, None)
+        if run.state.is_ended:
+            self._attempts.forget_run(run.run_id)
+        elif run.state.status != "new":
+            self._parked.add(run.run_id)
 
     async def reload(self, run: HeldRun) -> Loaded:
         return await fold_tail(self._reader, self._registry, run.run_id, run.state, run.head)
@@ -178,15 +196,6 @@ class Holder:
         self._held[run.run_id] = run
         self._parked.discard(run.run_id)
         return run
-
-    def _let_go(self, run: HeldRun) -> None:
-        if run.is_busy or not (run.state.is_ended or run.state.active == 0):
-            return
-        self._held.pop(run.run_id, None)
-        if run.state.is_ended:
-            self.attempts.forget_run(run.run_id)
-        elif run.state.status != "new":
-            self._parked.add(run.run_id)
 
     def _begin(self, run: HeldRun, task_id: str) -> None:
         run.tell(c.BeginAttempt(at=self.now(), task_id=task_id, node=self.node_id), reserved=True)

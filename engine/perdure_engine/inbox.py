@@ -31,12 +31,18 @@ class Inbox:
         self._session = session
         self._reader = Reader(session, schema)
         self._handed: set[int] = set()
+        self._useless: set[int] = set()
         self._select = f"""select id, run, kind, event from "{schema}".inbox
             where shard = any(%s) and id <> all(%s) order by id limit {_BATCH}"""
         self._delete = f'delete from "{schema}".inbox where id = any(%s)'
 
     async def read(self, shards: Sequence[int]) -> list[Letter]:
         """Rows not handed out yet, oldest first; each is handed out once until ``forget``."""
+        if self._useless:
+            useless = list(self._useless)
+            await self._session.fetch(self._delete, (useless,))
+            self._useless.difference_update(useless)
+            self.forget(useless)
         rows = await self._session.fetch(self._select, (list(shards), list(self._handed)))
         letters = [Letter(*row) for row in rows]
         self._handed.update(letter.id for letter in letters)
@@ -49,11 +55,9 @@ class Inbox:
             return published
         raise LookupError(f"there is no published event {event}")
 
-    async def delete(self, ids: Sequence[int]) -> None:
-        """Delete rows that made no difference to their run."""
-        if ids:
-            await self._session.fetch(self._delete, (list(ids),))
-            self.forget(ids)
+    def discard(self, ids: Sequence[int]) -> None:
+        """Delete, with the next ``read``, rows that made no difference to their run."""
+        self._useless.update(ids)
 
     def forget(self, ids: Sequence[int]) -> None:
         """These rows are gone, or their run is no longer this node's."""

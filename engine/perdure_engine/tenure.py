@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from uuid import UUID
@@ -16,7 +17,7 @@ from perdure_engine.attempts import Attempts
 from perdure_engine.endings import Endings
 from perdure_engine.exactly_once import ExactlyOnce
 from perdure_engine.history import UnknownRun
-from perdure_engine.holder import Holder
+from perdure_engine.holder import Holder, Identity
 from perdure_engine.identity import new_id, shard_of
 from perdure_engine.inbox import Inbox, Letter
 from perdure_engine.leases import Leases
@@ -63,43 +64,45 @@ class Tenure:
         """``feed`` is run by whoever made it."""
         schema = settings.schema
         self.node_id = new_id()
-        self._engine, self._types, self._settings = engine, types, settings
-        self._fenced = asyncio.Event()
-        self._letters = asyncio.Event()
+        self._engine, self._settings = engine, settings
+        self._fenced, self._letters = asyncio.Event(), asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
         self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema)
         self.feed = feed
-        self.reader = Reader(self._session, schema)
         self.registry = Registry(self._session, self.appender, schema)
-        self.holder = Holder(
-            self.node_id, orjson.dumps({"node": str(self.node_id)}), self.appender, self.reader, self.registry,
-            settings.concurrency, self._fenced.set,
-        )  # fmt: skip
-        self.holder.attempts = Attempts(
-            types,
-            ExactlyOnce(engine, statement, self.appender.clock, self.holder),
-            now=self.holder.now,
-            may_work=lambda: self.leases.is_valid,
-            fencing_token=lambda run: self.leases.epoch,
-            ended=self.holder.slot_is_free,
-        )
-        self.holder.knows_type = types.__contains__
-        self.holder.discard_inbox = self._discard
-        self.holder.listeners.append(self._told)
         self.inbox = Inbox(self._session, schema)
-        self.holder.consumed_inbox = self.inbox.forget
-        self.timers = Timers(self._session, schema, now=self.holder.now, wake=self.fire_timers)
-        self.holder.note_timer = self.timers.note
+        self.timers = Timers(self._session, schema, now=self.now, wake=self.fire_timers)
+        self.holder = Holder(
+            Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
+            self.appender,
+            Reader(self._session, schema),
+            self.registry,
+            types,
+            self._attempts(engine, types, statement),
+            self.timers,
+            self.inbox,
+            settings.concurrency,
+        )
+        self.endings = Endings()
+        self.holder.listeners += [self._told, self.endings.told]
+        self.holder.refused.append(self._refused)
         self.router = Router(
             self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set
         )  # fmt: skip
-        self.endings = Endings()
-        self.holder.listeners.append(self.endings.told)
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
         self._running: set[asyncio.Task[None]] = set()
         self._starting: dict[UUID, list[asyncio.Future[bool]]] = {}
+
+    def _attempts(self, engine: AsyncEngine, types: TaskTypes, statement: WorkStatement) -> Attempts:
+        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now)
+        self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
+        return self.attempts
+
+    def now(self) -> datetime:
+        """Now, by the database's clock."""
+        return datetime.fromtimestamp(self.appender.clock.now() / 1e6, UTC)
 
     async def __aenter__(self) -> Self:
         try:
@@ -116,10 +119,11 @@ class Tenure:
     ) -> None:
         try:
             self.timers.stop()
-            if isinstance(error, FenceLost | LogError):
-                await self.holder.attempts.abandon_all()
+            self.holder.close()
+            if isinstance(error, LogError):
+                await self.attempts.abandon_all()
             else:
-                await self.holder.attempts.interrupt_all()
+                await self.attempts.interrupt_all()
                 await self.appender.drain()
                 await self.leases.release()
         finally:
@@ -152,7 +156,7 @@ class Tenure:
     async def start(self, order: StartOrder) -> bool:
         """Start the run an event starts; returns once it is recorded, False if it was there already."""
         command = c.StartRun(
-            at=self.holder.now(), input=order.event.payload, event=order.event.name, event_id=order.event.id,
+            at=self.now(), input=order.event.payload, event=order.event.name, event_id=order.event.id,
             key=order.key,
         )  # fmt: skip
         return await self.start_run(new_run(order.definition, order.run), command, order.armed_at)
@@ -189,7 +193,7 @@ class Tenure:
         while timers := await self.timers.due(shards):
             for timer in timers:
                 run = await self.holder.get(timer.run)
-                command = timer.command(self.holder.now())
+                command = timer.command(self.now())
                 if run.is_busy or advance(run.state, command)[0]:
                     run.tell(command)
                 else:
@@ -209,12 +213,15 @@ class Tenure:
     def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
         self.feed.hint(urgent=False)
         for started in self._starting.pop(run, ()):
-            if started.done():
-                continue
-            if state.status == "new":
-                started.set_exception(LogUnavailable(f"run {run} could not be started"))
-            else:
+            if not started.done():
                 started.set_result(any(isinstance(event, e.RunStarted) for event in events))
+
+    def _refused(self, run: UUID, error: LogError) -> None:
+        if isinstance(error, FenceLost):
+            self._fenced.set()
+        for started in self._starting.pop(run, ()):
+            if not started.done():
+                started.set_exception(error)
 
     async def _resume(self, run: UUID) -> None:
         try:
@@ -227,13 +234,12 @@ class Tenure:
 
     async def _hand(self, letter: Letter) -> None:
         try:
-            run = await self.holder.get(letter.run)
-            if letter.kind == "started":
+            if letter.event is None:
                 await self._resume(letter.run)
-                await self.inbox.delete([letter.id])
+                self.inbox.discard([letter.id])
                 return
-            assert letter.event is not None
             published = await self.inbox.event(letter.event)
+            run = await self.holder.get(letter.run)
         except UnknownRun:
             log.exception("an inbox row names a run that is not in the log", run=str(letter.run))
             return
@@ -241,14 +247,9 @@ class Tenure:
             self.inbox.forget([letter.id])
             raise
         command = c.ReceiveEvent(
-            at=self.holder.now(), event=published.name, event_id=letter.event, payload=published.payload,
-            key=published.key,
-        )  # fmt: skip
+            at=self.now(), event=published.name, event_id=letter.event, payload=published.payload, key=published.key
+        )
         run.tell(command, letter.id)
-
-    def _discard(self, ids: Sequence[int]) -> None:
-        if ids:
-            self._spawn(self.inbox.delete(ids))
 
     async def _renew(self) -> None:
         await self.take_over(await self.leases.renew())

@@ -5,6 +5,7 @@ somebody looks, so a payload that nobody reads costs nothing.
 """
 
 import json
+import marshal
 import math
 from collections.abc import Iterator
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-MAX_DEPTH: Final = 200
+MAX_DEPTH: Final = 254  # as deep as orjson writes
 _NUL: Final = b"\\u0000"
 # Dates, dataclasses and subclasses would be rewritten on the way: they are refused, not guessed.
 _EXACT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -41,7 +42,9 @@ class Json:
         """
         try:
             text = orjson.dumps(value, option=_EXACT)
-        except (orjson.JSONEncodeError, RecursionError) as error:
+            # orjson turns UUIDs and enumerations into others; marshal takes nothing but the plain types, at C's speed.
+            marshal.dumps(value)
+        except (orjson.JSONEncodeError, RecursionError, ValueError) as error:
             raise PayloadRefused(_why_not(value) or f"this value cannot be written as JSON: {error}") from error
         # orjson writes NaN and Infinity as null and lets U+0000 pass: both show in the text, so looking is cheap.
         if (b"null" in text or _NUL in text) and (why := _why_not(value)):
@@ -148,7 +151,7 @@ def _why_not(value: Any) -> str | None:
     stack: list[tuple[Any, str, int]] = [(value, "", 0)]
     while stack:
         item, pointer, depth = stack.pop()
-        if depth > MAX_DEPTH:
+        if depth >= MAX_DEPTH and isinstance(item, dict | list | tuple):
             return f"the value is nested more than {MAX_DEPTH} deep"
         if why := _scalar_fault(item):
             return f"at {pointer or '/'}: {why}"
@@ -158,10 +161,14 @@ def _why_not(value: Any) -> str | None:
                     return f"at {pointer or '/'}: the key {key!r} is not a string"
                 if why := _text_fault(key):
                     return f"at {pointer or '/'}: in a key, {why}"
-                stack.append((member, f"{pointer}/{key}", depth + 1))
+                stack.append((member, f"{pointer}/{_escaped(key)}", depth + 1))
         elif isinstance(item, list | tuple):
             stack.extend((member, f"{pointer}/{i}", depth + 1) for i, member in enumerate(item))
     return None
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _scalar_fault(item: Any) -> str | None:

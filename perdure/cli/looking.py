@@ -4,10 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from perdure_eventstore.feed import Feed
-from perdure_eventstore.session import Session
-from perdure_projections.builtin import builtin
-from perdure_projections.runner import ProjectionRunner
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import App
@@ -15,6 +11,10 @@ from perdure.background import Background
 from perdure.cli.output import warn
 from perdure.client import Client
 from perdure.connected import connected
+from perdure_eventstore.feed import Feed
+from perdure_eventstore.session import Session
+from perdure_projections.builtin import BUILTIN
+from perdure_projections.runner import ProjectionRunner
 
 _PATIENCE = 10.0
 """Seconds the views may take to catch up before they are shown as they are."""
@@ -38,7 +38,7 @@ async def catch_up(engine: AsyncEngine, schema: str) -> None:
     finally:
         await session.close()
     feed = Feed(engine, schema, _POLL)
-    runner = ProjectionRunner(engine, feed, schema, builtin(schema))
+    runner = ProjectionRunner(engine, feed, schema, BUILTIN)
     async with Background() as background:
         background.spawn(feed.run())
         try:

@@ -44,6 +44,11 @@ def remark(sentence: str) -> None:
     remarks().print(f"[dim]perdure:[/] {escape(sentence)}")
 
 
+def complain(sentence: str) -> None:
+    """Say what went wrong."""
+    remarks().print(f"[red]perdure:[/] {escape(sentence)}")
+
+
 def warn(sentence: str) -> None:
     """Say what may be a mistake."""
     remarks().print(f"[yellow]perdure: warning:[/] {escape(sentence)}")

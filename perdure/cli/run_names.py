@@ -2,10 +2,9 @@
 
 from uuid import UUID
 
-from perdure_projections.queries import find_runs_by_prefix, last_run
-
 from perdure.cli.exits import WrongUse
 from perdure.client import Client
+from perdure_projections.queries import find_runs_by_prefix, last_run
 
 
 def full_id(given: str) -> UUID | None:
@@ -35,7 +34,7 @@ async def find_run(client: Client, given: str) -> UUID:
             raise WrongUse("there is no run yet")
         return last.run
     try:
-        found = await find_runs_by_prefix(client.engine, given, client.schema, limit=3)
+        found = await find_runs_by_prefix(client.engine, client.schema, given, limit=3)
     except ValueError as error:
         raise WrongUse(str(error)) from error
     if not found:

@@ -65,6 +65,6 @@ def _of_the_rest(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return exits.FAILED, f"{where}{error.strerror or error}"
-    where = traceback.extract_tb(error.__traceback__)[-1:]
-    at = f" ({where[0].filename}:{where[0].lineno})" if where else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return exits.FAILED, f"this is a fault in Perdure, please report it: {type(error).__name__}: {error}{at}"

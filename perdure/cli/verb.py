@@ -22,7 +22,11 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "app": (
         Annotated[
             str | None,
-            typer.Option("--app", metavar="MODULE[:NAME]", help="Your application; or `[tool.perdure] app`."),
+            typer.Option(
+                "--app",
+                metavar="MODULE[:NAME]",
+                help="Your application; or `app` under tool.perdure in pyproject.toml.",
+            ),
         ],
         None,
     ),

@@ -2,9 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from perdure_engine.definitions.durations import parse_duration
-
 from perdure.cli.exits import WrongUse
+from perdure_engine.definitions.durations import parse_duration
 
 _STYLES = {
     "completed": "green",

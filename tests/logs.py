@@ -1,0 +1,97 @@
+"""What the tests of the log share."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_eventstore.append import Append
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.database import open_engine
+from perdure_eventstore.events import NO_STREAM, Head, NewEvent, RecordedEvent
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
+
+_numbers = count(1)
+
+
+def event(type_: str = "Happened", payload: bytes | None = None, id_: UUID | None = None) -> NewEvent:
+    """An event unlike any other."""
+    return NewEvent(type_, data=b'{"n": %d}' % next(_numbers), payload=payload, id=id_)
+
+
+def new_stream(events: int = 1, payload: bytes | None = None, stream: UUID | None = None) -> Append:
+    """The append that begins a stream."""
+    return Append(stream or uuid4(), NO_STREAM, [event(payload=payload) for _ in range(events)])
+
+
+def more(stream: UUID, head: Head, events: int = 1) -> Append:
+    """The append that goes on with one."""
+    return Append(stream, head, [event() for _ in range(events)])
+
+
+@asynccontextmanager
+async def running(engine: AsyncEngine, **options: Any) -> AsyncIterator[Appender]:
+    """An appender at work."""
+    appender = Appender(engine, **options)
+    async with anyio.create_task_group() as group:
+        group.start_soon(appender.run)
+        yield appender
+        group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(url, **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine, schema: str = "perdure") -> AsyncIterator[Reader]:
+    session = Session(engine)
+    try:
+        yield Reader(session, schema)
+    finally:
+        await session.close()
+
+
+async def read_stream(engine: AsyncEngine, stream: UUID, batch: int = 1_000) -> list[RecordedEvent]:
+    async with reading(engine) as reader:
+        return [recorded async for recorded in reader.stream(stream, batch=batch)]
+
+
+@contextmanager
+def superuser(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def rows(url: str, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    with superuser(url) as connection:
+        return connection.execute(statement.encode(), parameters).fetchall()
+
+
+def tamper(url: str, *statements: str) -> None:
+    """What somebody with every right could do to the log: switch its guards off, change it, switch them on."""
+    with superuser(url) as connection, connection.transaction():
+        for table in ("events", "payloads"):
+            connection.execute(f"alter table perdure.{table} disable trigger all".encode())
+        for statement in statements:
+            connection.execute(statement.encode())
+        for table in ("events", "payloads"):
+            connection.execute(f"alter table perdure.{table} enable always trigger {table}_are_final".encode())
+
+
+async def until(condition: Any, seconds: float = 10.0) -> None:
+    """Wait, with a deadline, until ``condition()`` is true."""
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.005)
