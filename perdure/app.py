@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
 from perdure.background import Background
+from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run
 from perdure.errors import NotConnected
 from perdure.settings import Settings
@@ -24,7 +25,6 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
 from perdure_eventstore.door import Json
 from perdure_eventstore.feed import Feed
-from perdure_eventstore.listen import listen
 from perdure_eventstore.session import Session
 from perdure_projections.builtin import BUILTIN
 from perdure_projections.runner import ProjectionRunner
@@ -64,8 +64,12 @@ class App:
         self._feed: Feed | None = None
         self._client: Client | None = None
         self._listening: list[Callable[[EventManager], Coroutine[Any, Any, None]]] = []
+        folder = database.embedded_folder(self.database_name)
         self._close_tasks = register_builtins(
-            self.types, self.settings.tasks, schema=self.schema, own_url=self.database_name
+            self.types,
+            self.settings.tasks(folder),
+            schema=self.schema,
+            own_url=self.database_name if folder is None else None,
         )
 
     def task(
@@ -121,6 +125,10 @@ class App:
                     yield self
                 finally:
                     client.unfollow()
+
+    def blocking(self) -> BlockingClient:
+        """A client for synchronous code: ``with app.blocking() as client``. It connects on first use."""
+        return BlockingClient(self)
 
     @property
     def client(self) -> Client:
@@ -242,7 +250,6 @@ class App:
         if self._feed is None:
             self._feed = Feed(self.client.engine, self.schema, self.settings.poll)
             self._background.spawn(self._feed.run())
-            self._background.spawn(listen(self.client.engine, self.schema, self._feed.hint))
         return self._feed
 
     def _add_listener(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:

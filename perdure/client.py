@@ -9,23 +9,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
 from perdure_engine.definitions.definition import Definition
-from perdure_engine.definitions.names import RESERVED_EVENTS
+from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
 from perdure_engine.history import load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
+from perdure_engine.router import LONGEST_KEY
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
 from perdure_engine.starting import append_start
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Tenure
-from perdure_engine.work import WorkStatement
+from perdure_engine.work import OPEN_KEY, WorkStatement
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.door import Json
-from perdure_eventstore.errors import Conflict, FenceLost
+from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
@@ -73,8 +74,11 @@ class Client:
 
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":
         """See App.publish."""
-        if event.name in RESERVED_EVENTS or not event.name:
+        if event.name in RESERVED_EVENTS:
             raise StartRefused(f"{event.name!r} is one of the engine's own event names; choose another")
+        if why := wrong_event_name(event.name):
+            raise StartRefused(why)
+        _check_key(event.key)
         stream = event_id or new_id()
         append = Append(stream, NO_STREAM, [encode_fact(event, id_=stream)], announce=True)
         try:
@@ -95,8 +99,15 @@ class Client:
             at=self._now(), input=input_, event=_entry(definition, event), key=_key(definition, key)
         )  # fmt: skip
         state = new_run(definition, run_id or new_id())
-        if not await self._start(state, command):
-            await self._same_run(state.run_id, command)
+        try:
+            if not await self._start(state, command):
+                await self._same_run(state.run_id, command)
+        except AppendRefused as error:
+            if error.constraint != OPEN_KEY:
+                raise
+            raise StartRefused(
+                f"a run of {workflow_id} with the key {key!r} is open; publish an event to it"
+            ) from error
         return Run(self, state.run_id)
 
     async def wait(self, run: UUID, timeout: float | None) -> RunState:
@@ -183,7 +194,13 @@ def _entry(definition: Definition, event: str | None) -> str | None:
     return event
 
 
+def _check_key(key: str | None) -> None:
+    if key is not None and (len(key) > LONGEST_KEY or not key.isprintable()):
+        raise StartRefused(f"a key is at most {LONGEST_KEY} printable characters, not {key[:40]!r}")
+
+
 def _key(definition: Definition, key: str | None) -> str | None:
+    _check_key(key)
     if definition.key is not None and key is None:
         raise StartRefused(f"{definition.workflow_id} keeps one open run a key: say key=")
     return key

@@ -2,6 +2,7 @@
 
 import os
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
@@ -41,11 +42,13 @@ class Settings(BaseSettings):
     task_database_url: SecretStr | None = None
     """Where the `database` task writes; None is Perdure's own database, and then it is exactly once."""
 
-    @property
-    def tasks(self) -> TaskSettings:
-        """What the built-in task types need."""
+    def tasks(self, folder: Path | None) -> TaskSettings:
+        """What the built-in task types need; ``folder`` is the embedded database's, and takes the outbox."""
+        smtp = self.smtp
+        if folder is not None and "outbox" not in smtp.model_fields_set:
+            smtp = smtp.model_copy(update={"outbox": folder / "outbox"})
         database = DatabaseTaskSettings(url=self.task_database_url)
-        return TaskSettings(smtp=self.smtp, http=self.http, task_database=database)
+        return TaskSettings(smtp=smtp, http=self.http, task_database=database)
 
     @classmethod
     def load(cls) -> Self:

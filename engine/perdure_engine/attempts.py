@@ -51,6 +51,10 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    def is_under_way(self, run: UUID, task_id: str) -> bool:
+        """Whether this node is executing an attempt of the task."""
+        return (run, task_id) in self._under_way
+
     def start(self, run: HeldRun, task_id: str, attempt: int) -> None:
         """Execute an attempt whose TaskStarted is on the disk."""
         task = self._loop.create_task(self._execute(run, task_id, attempt))

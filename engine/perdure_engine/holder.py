@@ -109,7 +109,7 @@ class Holder:
         """After a takeover: what was under way is interrupted, what was scheduled waits for a slot."""
         held = await self.get(run)
         for task_id, task in held.state.tasks.items():
-            if task.status == "started" and task.node != self.node_id:
+            if task.status == "started" and not self._attempts.is_under_way(run, task_id):
                 held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
             elif task.status == "scheduled" and self.take_slot(held, task_id):
                 self._begin(held, task_id)

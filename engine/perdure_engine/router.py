@@ -20,16 +20,20 @@ from perdure_engine.run.matching import starts_run
 from perdure_engine.run.scope import event_scope
 from perdure_engine.run.state import Occurrence
 from perdure_engine.templates import TemplateError
+from perdure_engine.work import OPEN_KEY
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.door import Json
-from perdure_eventstore.errors import Conflict
+from perdure_eventstore.errors import AppendRefused, Conflict
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
+
+LONGEST_KEY = 256
+"""Characters of a run's key."""
 
 _BATCH = 500
 _TYPES = ("EventPublished", "DefinitionRegistered", "DefinitionRetired")
@@ -145,10 +149,20 @@ class Router:
             for version in self._active_at(arrival.recorded.position):
                 definition = await self._registry.definition(version.digest)
                 if definition.key is not None:
-                    await self._match_keyed(arrival, definition)
+                    await self._guarded(arrival, definition, self._match_keyed(arrival, definition))
                 elif self._starts(arrival, definition):
-                    starting.append(self._start_run(arrival, definition, arrival.published.key))
+                    start = self._start_run(arrival, definition, arrival.published.key)
+                    starting.append(self._guarded(arrival, definition, start))
         await asyncio.gather(*starting)
+
+    async def _guarded(self, arrival: _Arrival, definition: Definition, match: Awaitable[None]) -> None:
+        """One event that one workflow cannot take shall not hold up every other event."""
+        try:
+            await match
+        except (AppendRefused, ValueError, ArithmeticError, RecursionError) as error:
+            log.exception("an event could not be matched", stream=str(arrival.recorded.stream))
+            reason = f"it could not be matched: {error}"
+            arrival.matches.append(Match(definition.workflow_id, "ignored", reason=reason))
 
     def _active_at(self, position: int) -> Iterable[Registration]:
         for versions in (self._active or {}).values():
@@ -189,12 +203,21 @@ class Router:
             arrival.matches.append(Match(workflow_id, "ignored", reason="its key is null"))
             return
         key = resolved if isinstance(resolved, str) else Json.of(resolved).text.decode()
+        if len(key) > LONGEST_KEY:
+            arrival.matches.append(Match(workflow_id, "ignored", reason=f"its key is over {LONGEST_KEY} characters"))
+            return
         started = run_for_event(arrival.recorded.stream, workflow_id)
         rows = await self._session.fetch(self._open_keyed, (workflow_id, key))
         if rows and rows[0][0] != started:
             arrival.deliver(workflow_id, rows[0][0])
         elif self._starts(arrival, definition):
-            await self._start_run(arrival, definition, key)
+            try:
+                await self._start_run(arrival, definition, key)
+            except AppendRefused as error:
+                if error.constraint != OPEN_KEY:
+                    raise
+                # A run with this key was started by other means just now: look again.
+                await self._match_keyed(arrival, definition)
 
     async def _start_run(self, arrival: _Arrival, definition: Definition, key: str | None) -> None:
         run = run_for_event(arrival.recorded.stream, definition.workflow_id)

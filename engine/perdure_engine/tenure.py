@@ -34,7 +34,6 @@ from perdure_engine.work import WorkStatement
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import FenceLost, LogError, LogUnavailable
 from perdure_eventstore.feed import Feed
-from perdure_eventstore.listen import listen
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -64,7 +63,7 @@ class Tenure:
         """``feed`` is run by whoever made it."""
         schema = settings.schema
         self.node_id = new_id()
-        self._engine, self._settings = engine, settings
+        self._settings = settings
         self._fenced, self._letters = asyncio.Event(), asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
@@ -132,14 +131,13 @@ class Tenure:
     async def work(self, stopping: asyncio.Event) -> None:
         """Do every duty until ``stopping`` is set. Raises FenceLost when another node took over."""
         self.timers.start()
-        schema = self._settings.schema
+        self.feed.listeners.append(self._letters.set)
         duties = [
             self._spawn(self._repeat(self._renew, self.leases.renewal_interval)),
             self._spawn(self._repeat(self.read_inbox, self._settings.poll, self._letters)),
             self._spawn(self._repeat(self.fire_timers, self._settings.scan)),
             self._spawn(self._repeat(self.scan, self._settings.scan)),
             self._spawn(self._repeat(self.router.run, 0.1)),
-            self._spawn(listen(self._engine, schema, self._hinted)),
             self._spawn(self._until_fenced()),
         ]
         stop = asyncio.create_task(stopping.wait())
@@ -148,6 +146,7 @@ class Tenure:
             for task in done:
                 task.result()
         finally:
+            self.feed.listeners.remove(self._letters.set)
             stop.cancel()
             for task in duties:
                 task.cancel()
@@ -257,10 +256,6 @@ class Tenure:
     async def _until_fenced(self) -> None:
         await self._fenced.wait()
         raise FenceLost(f"node {self.node_id} was fenced off")
-
-    def _hinted(self) -> None:
-        self.feed.hint()
-        self._letters.set()
 
     async def _repeat(
         self, duty: Callable[[], Awaitable[None]], interval: float, wake: asyncio.Event | None = None

@@ -10,6 +10,9 @@ from perdure_engine.identity import shard_of
 from perdure_engine.run import events as e
 from perdure_eventstore.append import Append, Statement
 
+OPEN_KEY = "open_runs_key"
+"""The constraint that refuses a second open run with one key."""
+
 Rows = dict[str, list[dict[str, Any]]]
 """By table (see write_work in the migrations), the rows to write or delete beside an append."""
 

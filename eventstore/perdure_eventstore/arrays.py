@@ -14,6 +14,7 @@ from psycopg.adapt import Buffer, Dumper, PyFormat
 from psycopg.pq import Format
 
 _header = Struct("!iiIii").pack
+_empty = Struct("!iiI").pack
 _length = Struct("!i").pack
 _NULL = _length(-1)
 
@@ -27,6 +28,12 @@ class Array:
         self.oid, self.data = oid, data
 
 
+def _array(array_oid: int, oid: int, nulls: int, count: int, body: bytes) -> Array:
+    # An empty array has no dimension at all.
+    data = _header(1, nulls, oid, count, 1) + body if count else _empty(0, 0, oid)
+    return Array(array_oid, data)
+
+
 class _Fixed:
     """Arrays of a type whose values are always ``width`` bytes, none of them null."""
 
@@ -35,7 +42,7 @@ class _Fixed:
 
     def __call__(self, items: Sequence[bytes]) -> Array:
         body = self._prefix.join((b"", *items))
-        return Array(self._array_oid, _header(1 if items else 0, 0, self._oid, len(items), 1) + body)
+        return _array(self._array_oid, self._oid, 0, len(items), body)
 
 
 class _Integers:
@@ -56,7 +63,7 @@ class _Variable:
 
     def __call__(self, items: Sequence[bytes | None]) -> Array:
         body = b"".join([_NULL if item is None else _length(len(item)) + item for item in items])
-        return Array(self._array_oid, _header(1 if items else 0, 1, self._oid, len(items), 1) + body)
+        return _array(self._array_oid, self._oid, 1, len(items), body)
 
 
 uuids = _Fixed(2950, 2951, 16)

@@ -23,7 +23,11 @@ class Raced(LogError):
 
 
 class AppendRefused(LogError):
-    """Postgres refused the events themselves. Nothing was written."""
+    """Postgres refused the events themselves, or a row beside them. Nothing was written."""
+
+    def __init__(self, message: str, constraint: str | None = None) -> None:
+        self.constraint = constraint
+        super().__init__(message)
 
 
 class ClockDrift(LogError):
@@ -42,15 +46,9 @@ class SchemaMissing(LogError):
     """The database has no Perdure tables, or those of another version."""
 
 
-# A server that became a standby refuses writes: its successor will take them.
-_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, pg.ReadOnlySqlTransaction, OSError)
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Whether the connection, not the statement, is at fault, so that the same statement may be sent again."""
-    if isinstance(error, pg.LockNotAvailable | pg.QueryCanceled | pg.DiskFull | pg.OutOfMemory):
-        return False
-    return isinstance(error, _UNREACHABLE)
+# Operational errors pass: a lost connection, a full disk, a deadlock, a time-out. A server that became a standby
+# refuses writes: its successor will take them.
+_UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, pg.ReadOnlySqlTransaction)
 
 
 def domain_error(error: psycopg.Error) -> LogError:
@@ -61,10 +59,10 @@ def domain_error(error: psycopg.Error) -> LogError:
             return ClockDrift(message)
         case "PD003":
             return FenceLost(message)
-        case "23505":
+        case "23505" if error.diag.constraint_name == "events_stream_version":
             return Raced(message)
         case "42P01" | "42883" | "3F000":
             return SchemaMissing(f"{message}; run `perdure migrate`")
-    if is_unreachable(error):
+    if isinstance(error, _UNAVAILABLE):
         return LogUnavailable(message)
-    return AppendRefused(message)
+    return AppendRefused(message, error.diag.constraint_name)

@@ -1,12 +1,14 @@
-"""One poller a process: it advances the settled mark and wakes whoever waits for more of the log."""
+"""One poller and one listener a process: the settled mark moves, and whoever waits for more of the log is woken."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.errors import LogUnavailable
+from perdure_eventstore.listen import listen
 from perdure_eventstore.session import Session
 from perdure_eventstore.settled import SettledMark
 
@@ -27,6 +29,9 @@ class Feed:
 
     def __init__(self, engine: AsyncEngine, schema: str = "perdure", interval: float = 1.0) -> None:
         self.mark = 0
+        self.listeners: list[Callable[[], None]] = []
+        """Told when another process announced something, or may have."""
+        self._engine = engine
         self._session = Session(engine)
         self._schema = schema
         self._interval = interval
@@ -47,7 +52,17 @@ class Feed:
         return self.mark
 
     async def run(self) -> None:
-        """Look for ever; cancel to end."""
+        """Look, and take in what other processes announce, for ever; cancel to end."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look())
+            group.create_task(listen(self._engine, self._schema, self._heard))
+
+    def _heard(self) -> None:
+        self.hint()
+        for told in self.listeners:
+            told()
+
+    async def _look(self) -> None:
         backoff = 0.05
         try:
             while True:

@@ -23,9 +23,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             str | None,
             typer.Option(
-                "--app",
-                metavar="MODULE[:NAME]",
-                help="Your application; or `app` under tool.perdure in pyproject.toml.",
+                "--app", metavar="MODULE[:NAME]", help="Your application; or tool.perdure.app in pyproject.toml."
             ),
         ],
         None,

@@ -66,14 +66,14 @@ class EmailTask:
 
     async def _send(self, message: EmailMessage, envelope: Envelope) -> dict[str, Any]:
         refused = await send(self._settings, message, envelope.sender.addr_spec, envelope.recipients)
-        return {"delivered": "smtp", "message_id": message["Message-ID"], "refused": refused}
+        return {"delivered": "smtp", "message_id": str(message["Message-ID"]), "refused": refused}
 
     async def _keep(self, message: EmailMessage, task: Task) -> dict[str, Any]:
         file = await anyio.to_thread.run_sync(write_message, self._settings.outbox, file_name(task), message)
         if not self._warned:
             self._warned = True
             task.log.warning("no SMTP server is configured (PERDURE_SMTP_HOST): messages become files", file=str(file))
-        return {"delivered": "outbox", "message_id": message["Message-ID"], "file": str(file)}
+        return {"delivered": "outbox", "message_id": str(message["Message-ID"]), "file": str(file)}
 
 
 def email_task(settings: SmtpSettings, now: Callable[[], datetime] = _now) -> EmailTask:

@@ -27,9 +27,10 @@ class Checkpoints:
     def __init__(self, schema: str = "perdure") -> None:
         self._schema = schema
         table = f'"{schema}".projections'
+        # Neither waits for a runner that has the row.
+        self._declare = f"insert into {table} (name, version) values (%s, %s) on conflict do nothing"
         # An error belongs to the version that met it.
-        self._declare = f"""insert into {table} as p (name, version) values (%s, %s) on conflict (name) do update
-            set version = excluded.version, error = null where p.version < excluded.version"""
+        self._take_over = f"update {table} set version = %s, error = null where name = %s and version < %s"
         self._take = f"""select position, version, error is not null from {table} where name = %s
             for update skip locked"""
         self._move = f"""update {table} set position = %s, updated_at = clock_timestamp(), error = null
@@ -50,7 +51,9 @@ class Checkpoints:
     async def declare(self, connection: AsyncConnection[Any], projections: Sequence[Projection]) -> None:
         """Give each its row, from the beginning of the log; a higher version takes over the row of a lower one."""
         for projection in projections:
-            await connection.execute(self._declare, (projection.name, projection.version))
+            name, version = projection.name, projection.version
+            await connection.execute(self._declare, (name, version))
+            await connection.execute(self._take_over, (version, name, version))
 
     async def take(self, connection: AsyncConnection[Any], projection: Projection) -> Place | None:
         """Lock its row to the end of the transaction, and return it; None where another runner has it."""

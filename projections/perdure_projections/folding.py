@@ -15,7 +15,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from perdure_eventstore.errors import LogUnavailable, domain_error
+from perdure_eventstore.errors import domain_error
 from perdure_eventstore.session import Session
 from perdure_projections.checkpoint import CheckpointMoved, Checkpoints
 from perdure_projections.projection import Projection
@@ -60,7 +60,10 @@ async def step(session: Session, checkpoints: Checkpoints, projection: Projectio
 
 
 async def _fold(connection: AsyncConnection[Any], checkpoints: Checkpoints, projection: Projection, mark: int) -> Step:
-    """Raises _FoldFailed for whatever goes wrong on a connection that still works; commit included."""
+    """Raises _FoldFailed for whatever goes wrong once the row is taken, the commit included.
+
+    On a connection that broke, the next try fails before it has the row; then the projection is not to blame.
+    """
     first, last = 0, 0
     try:
         async with connection.transaction():
@@ -77,8 +80,6 @@ async def _fold(connection: AsyncConnection[Any], checkpoints: Checkpoints, proj
     except CheckpointMoved:
         raise
     except Exception as error:
-        if connection.closed:
-            raise LogUnavailable(str(error).strip()) from error
         if not last:
             raise
         raise _FoldFailed(first, last, f"{type(error).__name__}: {error}".strip()) from error

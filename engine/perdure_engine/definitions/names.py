@@ -55,4 +55,6 @@ def wrong_event_name(name: str) -> str | None:
         return f"an event's name has at most {LONGEST_EVENT_NAME} characters, not {len(name):,}"
     if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in name):
         return f"an event's name has no control characters: {name!r}"
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return f"an event's name is text, and half a surrogate pair is none: {name!r}"
     return None

@@ -230,7 +230,7 @@ class When(Given):
 
     def then(self, *events: e.RunEvent) -> Self:
         """Exactly these events happened, in this order."""
-        assert self.events == list(events)
+        assert self.events == list(events), "\n".join(["it made", *map(repr, self.events), "not", *map(repr, events)])
         return self
 
     def then_nothing(self) -> Self:

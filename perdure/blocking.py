@@ -1,0 +1,180 @@
+"""The blocking face, for synchronous programs: an event loop in a thread of its own, asked through anyio's portal.
+
+It connects when it is first used, and a forked child (a pre-forking web server's worker) connects anew for itself.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from uuid import UUID
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from perdure.client import Client, Published, Run
+from perdure.connected import connected
+from perdure_engine.facts import EventPublished, EventRouted
+from perdure_engine.registry import Registered, Registration
+from perdure_eventstore.door import Json
+
+if TYPE_CHECKING:
+    from perdure.app import App
+
+T = TypeVar("T")
+
+
+class _Opened(NamedTuple):
+    portal: BlockingPortal
+    client: Client
+    closing: ExitStack
+
+
+class BlockingClient:
+    """Publishes, starts, registers and waits; its calls may come from any thread. Leaving ``with`` disconnects."""
+
+    def __init__(self, app: "App") -> None:
+        self._app = app
+        self._guard = threading.Lock()
+        self._opened: _Opened | None = None
+        _all.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._guard:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.closing.close()
+
+    def register(self, document: object, *, allow_unknown_types: bool = False) -> Registered:
+        """As App.register."""
+        return self._ask(lambda client: client.register(document, allow_unknown_types=allow_unknown_types))
+
+    def retire(self, workflow_id: str) -> None:
+        """As App.retire."""
+        self._ask(lambda client: client.registry.retire(workflow_id))
+
+    def definitions(self, workflow_id: str | None = None) -> list[Registration]:
+        """As App.definitions."""
+        return self._ask(lambda client: client.registry.versions(workflow_id))
+
+    def publish(
+        self,
+        event: str,
+        payload: Any = None,
+        *,
+        key: str | None = None,
+        event_id: UUID | None = None,
+        run: UUID | None = None,
+    ) -> "BlockingPublished":
+        """As App.publish: the event is on the disk when this returns."""
+        fact = EventPublished(name=event, key=key, run=run, payload=_json(payload))
+        return BlockingPublished(self, self._ask(lambda client: client.publish(fact, event_id)))
+
+    def start(
+        self,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        event: str | None = None,
+        key: str | None = None,
+        run_id: UUID | None = None,
+    ) -> "BlockingRun":
+        """As App.start."""
+        given = _json({} if input is None else input)
+        run = self._ask(lambda client: client.start(workflow_id, given, event, key, run_id))
+        return BlockingRun(self, run.run_id)
+
+    def run(self, run_id: UUID) -> "BlockingRun":
+        """A handle on a run; nothing is asked of the database yet."""
+        return BlockingRun(self, run_id)
+
+    def _ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
+        opened = self._open()
+        future = opened.portal.start_task_soon(question, opened.client)
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C while waiting: nobody waits any more.
+            future.cancel()
+            raise
+
+    def _open(self) -> _Opened:
+        with self._guard:
+            if self._opened is None:
+                app = self._app
+                with ExitStack() as stack:
+                    portal = stack.enter_context(start_blocking_portal(name="perdure"))
+                    connection: AbstractContextManager[Client] = portal.wrap_async_context_manager(
+                        connected(app.database_name, app.types, app.schema, app.settings.patience)
+                    )
+                    client = stack.enter_context(connection)
+                    self._opened = _Opened(portal, client, stack.pop_all())
+            return self._opened
+
+    def _after_fork(self) -> None:
+        """In a forked child: the loop's thread is not here, and its sockets are the parent's. Touch neither."""
+        self._guard = threading.Lock()
+        if self._opened is not None:
+            _parents.append(self._opened)
+            self._opened = None
+
+
+class BlockingPublished:
+    """A published event: its ``event_id`` and its ``position`` in the log."""
+
+    def __init__(self, client: BlockingClient, published: Published) -> None:
+        self._client = client
+        self.event_id, self.position = published.event_id, published.position
+
+    def routed(self, timeout: float | None = 30.0) -> EventRouted:
+        """What it met, once a node has routed it. Raises TimeoutError."""
+        return self._client._ask(lambda client: client.routed(self.event_id, timeout))
+
+    def runs(self, timeout: float | None = 30.0) -> "list[BlockingRun]":
+        """The runs it started or reached, once a node has routed it. Raises TimeoutError."""
+        matches = self.routed(timeout).matches
+        return [BlockingRun(self._client, match.run) for match in matches if match.run is not None]
+
+
+class BlockingRun:
+    """A run, by its id."""
+
+    def __init__(self, client: BlockingClient, run_id: UUID) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def status(self) -> str:
+        """As Run.status. Raises UnknownRun."""
+        return self._client._ask(lambda client: Run(client, self.run_id).status())
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As Run.result: what the run gave. Raises RunFailed, RunCancelled, RunTimedOut, StillOpen."""
+        return self._client._ask(lambda client: Run(client, self.run_id).result(timeout))
+
+    def __repr__(self) -> str:
+        return f"BlockingRun({self.run_id})"
+
+
+def _json(value: Any) -> Json:
+    return value if isinstance(value, Json) else Json.of(value)
+
+
+_all: "weakref.WeakSet[BlockingClient]" = weakref.WeakSet()
+
+_parents: list[_Opened] = []
+"""What a fork copied of its parent's: kept for ever, because tidying it up would disturb the parent."""
+
+
+def _forget_all() -> None:
+    for client in list(_all):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_all)
