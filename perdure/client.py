@@ -31,7 +31,7 @@ from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
-_POLL = 0.005
+_POLL = 0.002
 _MOST_POLL = 0.25
 
 
@@ -138,7 +138,7 @@ class Client:
                 await endings.wait(run, pause)
             else:
                 await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _MOST_POLL)
+            pause = min(pause * 1.3, _MOST_POLL)
 
     async def routed(self, event: UUID, timeout: float | None) -> EventRouted:
         """What a published event met, once a node has routed it. Raises TimeoutError."""
@@ -149,7 +149,7 @@ class Client:
                     routed: EventRouted = decode_fact(recorded)
                     return routed
                 await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _MOST_POLL)
+                pause = min(pause * 1.3, _MOST_POLL)
 
     async def _start(self, state: RunState, command: StartRun) -> bool:
         tenure = self.node.tenure if self.node else None

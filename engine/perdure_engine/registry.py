@@ -25,6 +25,10 @@ class Registration(NamedTuple):
     digest: str
     registered_at: int
     retired_at: int | None
+    events: list[str]
+    """The events that may start a run of it, or that one may wait for."""
+    keyed: bool
+    """Whether it keeps one open run a key."""
 
 
 class Registered(NamedTuple):
@@ -83,6 +87,8 @@ class Registry:
                 "number": number,
                 "digest": definition.digest,
                 "document": definition.document.decode(),
+                "events": sorted(definition.entries.union(definition.listeners)),
+                "keyed": definition.key is not None,
             }
             try:
                 await self._appender.append(Append(stream, head, [encode_fact(fact)], {"definitions": [row]}))
@@ -111,7 +117,7 @@ class Registry:
     async def versions(self, workflow_id: str | None = None) -> list[Registration]:
         """Every version of one workflow, or of all, oldest first."""
         rows = await self._session.fetch(
-            f"select workflow_id, number, digest, registered_at, retired_at from {self._table}"
+            f"select workflow_id, number, digest, registered_at, retired_at, events, keyed from {self._table}"
             " where %s::text is null or workflow_id = %s order by workflow_id, number",
             (workflow_id, workflow_id),
         )

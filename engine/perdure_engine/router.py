@@ -6,6 +6,7 @@ event's own stream (EventRouted), together with the inbox rows. Its checkpoint m
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -89,7 +90,7 @@ class Router:
         """Told when definitions came or went in the log."""
         self._position = 0
         self._saved = 0
-        self._active: dict[str, list[Registration]] | None = None
+        self._concerned: dict[str, list[list[Registration]]] | None = None
         self._lock = f"select pg_try_advisory_lock(hashtextextended('perdure.router.' || '{schema}', 0))"
         self._load = f'select position from "{schema}".router'
         self._save = f'update "{schema}".router set position = %s where position < %s'
@@ -104,7 +105,7 @@ class Router:
             await asyncio.sleep(1.0)
         opened = self._session.opened
         self._position = self._saved = (await self._session.fetch(self._load))[0][0]
-        self._active = None
+        self._concerned = None
         while self._session.opened == opened:
             await self.run_once(await self._feed.beyond(self._position))
 
@@ -113,8 +114,8 @@ class Router:
         while self._position < mark:
             events = await self._reader.span(self._position, mark, types=_TYPES, limit=_BATCH)
             arrivals = [_Arrival(event) for event in events if event.type == "EventPublished"]
-            if self._active is None or len(arrivals) < len(events):
-                self._active = await self._definitions()
+            if self._concerned is None or len(arrivals) < len(events):
+                self._concerned = await self._definitions()
                 for told in self.definitions_changed:
                     told()
             if arrivals:
@@ -124,11 +125,16 @@ class Router:
                 await self._session.fetch(self._save, (self._position, self._position))
                 self._saved = self._position
 
-    async def _definitions(self) -> dict[str, list[Registration]]:
-        found: dict[str, list[Registration]] = {}
+    async def _definitions(self) -> dict[str, list[list[Registration]]]:
+        """For each event's name, the workflows that it may concern: their versions, oldest first."""
+        workflows: defaultdict[str, list[Registration]] = defaultdict(list)
         for version in await self._registry.versions():
-            found.setdefault(version.workflow_id, []).append(version)
-        return found
+            workflows[version.workflow_id].append(version)
+        concerned: defaultdict[str, list[list[Registration]]] = defaultdict(list)
+        for versions in workflows.values():
+            for name in {name for version in versions for name in version.events}:
+                concerned[name].append(versions)
+        return concerned
 
     async def _route(self, arrivals: Sequence[_Arrival]) -> None:
         await self._match_definitions(arrivals)
@@ -146,31 +152,38 @@ class Router:
             if arrival.published.run is not None:
                 await self._match_one_run(arrival)
                 continue
-            for version in self._active_at(arrival.recorded.position):
-                definition = await self._registry.definition(version.digest)
-                if definition.key is not None:
-                    await self._guarded(arrival, definition, self._match_keyed(arrival, definition))
-                elif self._starts(arrival, definition):
-                    start = self._start_run(arrival, definition, arrival.published.key)
-                    starting.append(self._guarded(arrival, definition, start))
+            for version in self._active_at(arrival.published.name, arrival.recorded.position):
+                if version.keyed:
+                    await self._guarded(arrival, version, self._match_keyed)
+                else:
+                    starting.append(self._guarded(arrival, version, self._match_unkeyed))
         await asyncio.gather(*starting)
 
-    async def _guarded(self, arrival: _Arrival, definition: Definition, match: Awaitable[None]) -> None:
+    async def _guarded(
+        self,
+        arrival: _Arrival,
+        version: Registration,
+        match: Callable[[_Arrival, Definition], Awaitable[None]],
+    ) -> None:
         """One event that one workflow cannot take shall not hold up every other event."""
         try:
-            await match
+            await match(arrival, await self._registry.definition(version.digest))
         except (AppendRefused, ValueError, ArithmeticError, RecursionError) as error:
             log.exception("an event could not be matched", stream=str(arrival.recorded.stream))
             reason = f"it could not be matched: {error}"
-            arrival.matches.append(Match(definition.workflow_id, "ignored", reason=reason))
+            arrival.matches.append(Match(version.workflow_id, "ignored", reason=reason))
 
-    def _active_at(self, position: int) -> Iterable[Registration]:
-        for versions in (self._active or {}).values():
+    def _active_at(self, name: str, position: int) -> Iterable[Registration]:
+        for versions in (self._concerned or {}).get(name, ()):
             for version in reversed(versions):
                 if version.registered_at < position:
                     if version.retired_at is None or version.retired_at > position:
                         yield version
                     break
+
+    async def _match_unkeyed(self, arrival: _Arrival, definition: Definition) -> None:
+        if self._starts(arrival, definition):
+            await self._start_run(arrival, definition, arrival.published.key)
 
     async def _match_one_run(self, arrival: _Arrival) -> None:
         run = arrival.published.run

@@ -52,6 +52,8 @@ class Settings(NamedTuple):
     """How long a dead node's runs wait for another."""
     poll: float = 1.0
     """How long a lost hint can delay an event from outside."""
+    stop: float = 10.0
+    """How long a clean stop may take before it becomes an unclean one."""
     scan: float = 30.0
     """Between two looks for open runs that nobody works on."""
 
@@ -116,17 +118,24 @@ class Tenure:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.timers.stop()
+        self.holder.close()
         try:
-            self.timers.stop()
-            self.holder.close()
             if isinstance(error, LogError):
                 await self.attempts.abandon_all()
             else:
-                await self.attempts.interrupt_all()
-                await self.appender.drain()
-                await self.leases.release()
+                async with asyncio.timeout(self._settings.stop):
+                    await self._stop()
+        except (TimeoutError, LogError) as late:
+            # What is not recorded is interrupted all the same, as of a node that died.
+            log.warning("the node stopped before everything was recorded", attempts=len(self.attempts), why=str(late))
         finally:
             await self._close()
+
+    async def _stop(self) -> None:
+        await self.attempts.interrupt_all()
+        await self.appender.drain()
+        await self.leases.release()
 
     async def work(self, stopping: asyncio.Event) -> None:
         """Do every duty until ``stopping`` is set. Raises FenceLost when another node took over."""

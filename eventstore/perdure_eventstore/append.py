@@ -1,5 +1,6 @@
 """One call of ``append_batch``: what waits, packed as arrays, sent, and each append's answer."""
 
+import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from os import urandom
@@ -12,7 +13,7 @@ from psycopg import AsyncConnection
 
 from perdure_eventstore import arrays
 from perdure_eventstore.clock import Clock
-from perdure_eventstore.errors import ClockDrift, domain_error
+from perdure_eventstore.errors import AppendRefused, ClockDrift, domain_error
 from perdure_eventstore.events import Head, NewEvent
 from perdure_eventstore.hashing import SALT_BYTES, event_hash, payload_digest
 
@@ -31,6 +32,10 @@ class Append(msgspec.Struct, frozen=True):
     """Rows of a layer above that must commit with these events; see ``Statement``."""
     announce: bool = False
     """Other processes should look soon: they are sent a hint."""
+
+    def __post_init__(self) -> None:
+        if not self.events:
+            raise ValueError(f"the append to stream {self.stream} has no events")
 
 
 class Appended(NamedTuple):
@@ -167,11 +172,11 @@ async def send(
     for corrected in (False, True):
         sent, recorded_at = clock.local(), clock.now()
         ordered = [batch.appends[i] for i in batch.order]
-        parameters = [
-            *statement.parameters(ordered),
-            _EPOCH + timedelta(microseconds=recorded_at),
-            *batch.columns(recorded_at),
-        ]
+        try:
+            columns = batch.columns(recorded_at)
+        except (ValueError, struct.error) as error:
+            raise AppendRefused(f"an event cannot be packed: {error}") from error
+        parameters = [*statement.parameters(ordered), _EPOCH + timedelta(microseconds=recorded_at), *columns]
         try:
             cursor = await connection.execute(statement.sql, parameters, prepare=True, binary=True)
             row = await cursor.fetchone()

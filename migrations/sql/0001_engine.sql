@@ -23,6 +23,8 @@ create table perdure.definitions (
     number integer not null,
     digest text not null,
     document text not null,
+    events text[] not null,
+    keyed boolean not null,
     registered_at bigint not null,
     retired_at bigint,
     primary key (workflow_id, number)
@@ -137,9 +139,10 @@ create function perdure.write_work(companion json, won integer[], first_position
 language plpgsql as $$
 begin
     if companion -> 'definitions' is not null then
-        insert into perdure.definitions (workflow_id, number, digest, document, registered_at)
-        select r.workflow_id, r.number, r.digest, r.document, first_positions[array_position(won, r.a)]
-        from json_to_recordset(companion -> 'definitions') r(a integer, workflow_id text, number integer, digest text, document text)
+        insert into perdure.definitions (workflow_id, number, digest, document, events, keyed, registered_at)
+        select r.workflow_id, r.number, r.digest, r.document, r.events, r.keyed, first_positions[array_position(won, r.a)]
+        from json_to_recordset(companion -> 'definitions') r(a integer, workflow_id text, number integer, digest text, document text,
+                                                        events text[], keyed boolean)
         where r.a = any (won);
     end if;
     if companion -> 'retired' is not null then

@@ -102,7 +102,7 @@ begin
     left join lateral (
         select e.version, e.hash from perdure.events e where e.stream = a.stream order by e.version desc limit 1
     ) head on true
-    where coalesce(head.version, 0) <> a.version or (a.version > 0 and head.hash <> a.hash);
+    where coalesce(head.version, 0) <> a.version or head.hash is distinct from a.hash;
 
     with inserted as (
         insert into perdure.events (recorded_at, stream, version, schema_version, id, type, data, metadata,
