@@ -42,7 +42,12 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield GIVEN_URL
         return
     server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    yield server.acquire()
+    url = server.acquire()
+    with psycopg.connect(url, autocommit=True) as connection:
+        # What is thrown away needs no fsync, and dropping a database is a checkpoint.
+        connection.execute("alter system set fsync = off")
+        connection.execute("select pg_reload_conf()")
+    yield url
     server.release()
 
 

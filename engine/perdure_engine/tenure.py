@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from perdure_engine.attempts import Attempts
 from perdure_engine.endings import Endings
@@ -66,7 +66,7 @@ class Tenure:
         schema = settings.schema
         self.node_id = new_id()
         self._settings = settings
-        self._fenced, self._letters = asyncio.Event(), asyncio.Event()
+        self._fenced, self._letters, self._due = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
@@ -74,7 +74,7 @@ class Tenure:
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
         self.inbox = Inbox(self._session, schema)
-        self.timers = Timers(self._session, schema, now=self.now, wake=self.fire_timers)
+        self.timers = Timers(self._session, schema, now=self.now, wake=self._due.set)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self.appender,
@@ -144,7 +144,7 @@ class Tenure:
         duties = [
             self._spawn(self._repeat(self._renew, self.leases.renewal_interval)),
             self._spawn(self._repeat(self.read_inbox, self._settings.poll, self._letters)),
-            self._spawn(self._repeat(self.fire_timers, self._settings.scan)),
+            self._spawn(self._repeat(self.fire_timers, self._settings.scan, self._due)),
             self._spawn(self._repeat(self.scan, self._settings.scan)),
             self._spawn(self._repeat(self.router.run, 0.1)),
             self._spawn(self._until_fenced()),
@@ -270,7 +270,7 @@ class Tenure:
         self, duty: Callable[[], Awaitable[None]], interval: float, wake: asyncio.Event | None = None
     ) -> None:
         """Do a duty every ``interval`` seconds, and at once when ``wake`` is set; a lost log makes it wait longer."""
-        waits = wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.1)
+        waits = wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1)
         while True:
             if wake is not None:
                 wake.clear()

@@ -1,6 +1,6 @@
 """Timers: rows of the log's working set, and one wake-up of APScheduler's for the earliest."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -37,9 +37,9 @@ class Timers:
     """Fires what is due in batches. The rows are the truth; the scheduler's one job may be lost at any time."""
 
     def __init__(
-        self, session: Session, schema: str, *, now: Callable[[], datetime], wake: Callable[[], Awaitable[None]]
+        self, session: Session, schema: str, *, now: Callable[[], datetime], wake: Callable[[], None]
     ) -> None:
-        """``now`` is the database's time; ``wake`` is awaited when the earliest timer is due."""
+        """``now`` is the database's time; ``wake`` is called when the earliest timer is due."""
         self._session = session
         self._now, self._wake = now, wake
         self._next: datetime | None = None
@@ -85,5 +85,6 @@ class Timers:
         await self._session.fetch(self._delete, (timer.run, timer.timer))
 
     async def _fire(self) -> None:
+        # Only a call to somebody else: the scheduler skips a job that is due while it still runs.
         self._next = None
-        await self._wake()
+        self._wake()

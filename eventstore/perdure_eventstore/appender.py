@@ -50,10 +50,14 @@ class Appender:
         self._waiting: list[tuple[Append, Answer]] = []
         self._some, self._announced, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sending = 0
+        self._closed = False
         self._idle.set()
 
     def submit(self, append: Append, answer: Answer) -> None:
         """Append with the next batch; ``answer`` is called in the event loop with where it landed, or why not."""
+        if self._closed:
+            answer(LogUnavailable("the log was closed before this was recorded"))
+            return
         self._waiting.append((append, answer))
         self._some.set()
         self._idle.clear()
@@ -85,6 +89,8 @@ class Appender:
                     group.create_task(self._serve(lane))
                 group.create_task(self._announce())
         finally:
+            self._closed = True
+            self._idle.set()
             waiting, self._waiting = self._waiting, []
             for _, answer in waiting:
                 answer(LogUnavailable("the log was closed before this was recorded"))

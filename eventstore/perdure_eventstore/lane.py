@@ -8,7 +8,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
 from perdure_eventstore.append import Append, Appended, Batch, Statement, send
 from perdure_eventstore.clock import Clock
@@ -38,6 +38,9 @@ class Lane:
 
     async def commit(self, appends: Sequence[Append]) -> list[Appended | LogError]:
         """Append in one statement; each append's answer. A bad append alone suffers for itself."""
+        if len({append.stream for append in appends}) < len(appends):
+            # Two that want the same place in a stream would race each other in one statement, again and again.
+            return [answer for append in appends for answer in await self.commit([append])]
         try:
             return await self._send(Batch(appends))
         except AppendRefused as error:
@@ -54,20 +57,28 @@ class Lane:
 
     async def _send(self, batch: Batch) -> list[Appended | LogError]:
         """Send until the outcome is known. Raises LogUnavailable when patience runs out, or what the log refused."""
+        unsure = False
+
+        async def attempt() -> list[Appended | LogError]:
+            nonlocal unsure
+            try:
+                return await self._send_once(batch, may_be_ours=unsure)
+            except LogUnavailable as error:
+                if not unsure:
+                    log.warning("log unreachable, trying again", error=str(error), appends=len(batch.appends))
+                unsure = True
+                raise
+
         try:
-            return await self._send_once(batch, may_be_ours=False)
-        except Raced:
-            first = None
-        except LogUnavailable as error:
-            log.warning("log unreachable, trying again", error=str(error), appends=len(batch.appends))
-            first = error
-        again = AsyncRetrying(
-            retry=retry_if_exception_type((LogUnavailable, Raced)),
-            wait=wait_exponential_jitter(initial=0.02, max=1.0, jitter=0.05),
-            stop=stop_after_delay(self._patience),
-            reraise=True,
-        )
-        return await again(self._send_once, batch, may_be_ours=first is not None)
+            return await attempt()
+        except (LogUnavailable, Raced):
+            again = AsyncRetrying(
+                retry=retry_if_exception_type((LogUnavailable, Raced)),
+                wait=wait_exponential(0.02, max=1.0) + wait_random(0, 0.05),
+                stop=stop_after_delay(self._patience),
+                reraise=True,
+            )
+        return await again(attempt)
 
     async def _send_once(self, batch: Batch, *, may_be_ours: bool) -> list[Appended | LogError]:
         connection = await self._session.connection()

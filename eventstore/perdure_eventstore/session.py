@@ -1,5 +1,6 @@
 """A connection of one's own that comes back after it was lost."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,17 +23,21 @@ class Session:
         self._engine = engine
         self._connection: AsyncConnection[Any] | None = None
         self._closing = AsyncExitStack()
+        self._opening = asyncio.Lock()
         self.opened = 0
         """How many connections there have been: what was remembered of an earlier one may no longer hold."""
 
     async def connection(self) -> AsyncConnection[Any]:
         """The connection, working as far as known. Raises LogUnavailable."""
-        if self._connection is not None and self._connection.closed:
-            await self.close()
-        if self._connection is None:
-            self._connection = await self._closing.enter_async_context(raw_connection(self._engine))
-            self.opened += 1
-        return self._connection
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        async with self._opening:
+            if self._connection is not None and self._connection.closed:
+                await self.close()
+            if self._connection is None:
+                self._connection = await self._closing.enter_async_context(raw_connection(self._engine))
+                self.opened += 1
+            return self._connection
 
     async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Run ``statement`` and return its rows. Raises LogError."""

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.types.string import ByteaLoader
 
 from acceptance.run_checker import RunChecker, data_of, payload_of
-from perdure_eventstore.events import NO_STREAM, RecordedEvent
+from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.verify import check_event
 
 
@@ -90,7 +90,7 @@ def _runs(events: Sequence[RecordedEvent]) -> dict[UUID, RunChecker]:
 
 
 def _chains(events: Sequence[RecordedEvent]) -> Iterator[str]:
-    heads = defaultdict(lambda: NO_STREAM)
+    heads: defaultdict[UUID, Head] = defaultdict(lambda: NO_STREAM)
     position = 0
     for event in events:
         if event.position <= position:

@@ -13,6 +13,15 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 CHECK = """
+heard = asyncio.Event()
+
+
+@app.on("user_registered")
+def hear(event):
+    if event.payload["user_email"] == "eve@example.org":
+        heard.set()
+
+
 async def check() -> None:
     async with app.node():
         async with app.database.begin() as connection:
@@ -31,8 +40,9 @@ async def check() -> None:
             await refused.result(timeout=10)
         except perdure.RunFailed as error:
             print("refused:", error)
-        for name in ("welcome", "payment"):
-            await app.retire(name)
+        await app.publish("user_registered", {"user_email": "eve@example.org", "user_data": {"name": "Eve"}})
+        async with asyncio.timeout(10):
+            await heard.wait()
 
 asyncio.run(check())
 """
@@ -59,7 +69,7 @@ def test_the_recipes_run_after_it(tmp_path: Path) -> None:
     assert "published: " in output
     assert "paid: {'balance': 42}" in output
     assert "an amount of 0 cannot be charged" in output
-    assert "registered: bob@example.org" in output
+    assert "registered: eve@example.org" in output
     assert "task_completed" in output
 
 

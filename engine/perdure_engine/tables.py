@@ -1,0 +1,128 @@
+"""The engine's tables, as SQLAlchemy Core knows them. The migrations create them; a test holds the two equal."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+metadata = MetaData(schema="perdure")
+
+_NOW = text("clock_timestamp()")
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", Uuid, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("task_types", ARRAY(Text), nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    comment="Running engine processes. Every append by a node checks its epoch here.",
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("node", Uuid),
+    Column("lease_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
+    comment="Which node may run the runs of a shard, and until when.",
+)
+
+definitions = Table(
+    "definitions",
+    metadata,
+    Column("workflow_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("events", ARRAY(Text), nullable=False),
+    Column("keyed", Boolean, nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
+    Index("definitions_digest", "digest"),
+    comment="Every registered definition; registered_at and retired_at are positions.",
+)
+
+open_runs = Table(
+    "open_runs",
+    metadata,
+    Column("run", Uuid, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("workflow_id", Text, nullable=False),
+    Column("key", Text),
+    Column("started_at", BigInteger, nullable=False),
+    Index("open_runs_shard", "shard", "run"),
+    Index("open_runs_key", "workflow_id", "key", unique=True, postgresql_where=text("key is not null")),
+    comment="Runs that have not ended; started_at is a position.",
+)
+
+timers = Table(
+    "timers",
+    metadata,
+    Column("run", Uuid, primary_key=True),
+    Column("timer", Text, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("due", DateTime(timezone=True), nullable=False),
+    Index("timers_due", "shard", "due"),
+    comment="When the log wants to be woken: retries, waits, deadlines.",
+)
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("run", Uuid, primary_key=True),
+    Column("trigger", Integer, primary_key=True),
+    Column("event", Text, nullable=False),
+    Column("key", Text),
+    Column("armed_at", BigInteger, nullable=False),
+    Index("waits_event", "event", "key"),
+    comment="The outside events that open runs still wait for; armed_at is a position.",
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("run", Uuid, nullable=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("event", Uuid),
+    Index("inbox_shard", "shard", "id"),
+    comment="What reached a run from outside and its owner has not decided on yet.",
+)
+
+router = Table(
+    "router",
+    metadata,
+    Column("id", SmallInteger, CheckConstraint("id = 1"), primary_key=True, server_default=text("1")),
+    Column("position", BigInteger, nullable=False),
+    comment="How far published events have been routed to runs.",
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("document_id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("run_id", Uuid, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    Column("document", JSON, nullable=False),
+    UniqueConstraint("run_id", "task_id", name="documents_task"),
+    comment="What tasks of type database kept, where they name no statement.",
+)
