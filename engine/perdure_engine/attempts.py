@@ -119,7 +119,8 @@ class Attempts:
         state = run.state
         spec, known = state.definition.tasks[task_id], state.task(task_id)
         task = Task(
-            run.run_id, state.definition.workflow_id, task_id, attempt, known.inputs.value, self._leases.epoch
+            run.run_id, state.definition.workflow_id, task_id, attempt, known.inputs.value,
+            self._leases.fencing_token(run.run_id),
         )  # fmt: skip
         task_type = self._types.get(spec.type)
         seconds = spec.timeout if spec.timeout is not None else task_type.timeout

@@ -14,24 +14,27 @@ from uuid import UUID
 
 import structlog
 
-from perdure_engine.identity import SHARDS
+from perdure_engine.identity import SHARDS, shard_of
 from perdure_eventstore.errors import FenceLost
 from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def boot_time() -> float:
-    """Seconds since the machine started, sleep included: a lease runs out while a laptop is shut."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    """Seconds on a clock that no one sets. Where the system has one that counts sleep, a lease runs out in it too."""
+    return time.clock_gettime(_CLOCK)
 
 
 class Leases:
-    """One node's leases. ``shards`` are those it may work on now."""
+    """One node's leases."""
 
     def __init__(self, session: Session, node: UUID, task_types: Sequence[str], schema: str, seconds: float) -> None:
         """``seconds`` is how long a lease lasts; it is renewed three times in that."""
-        self.shards: frozenset[int] = frozenset()
+        self._tokens: dict[int, int] = {}
         self.epoch = 1
         self._session = session
         self._node = node
@@ -48,15 +51,24 @@ class Leases:
             and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard"""
         self._live = f"""select count(distinct node) from {shards}
             where node <> %s and lease_until > clock_timestamp()"""
-        self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s from
+        self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s, token = token + 1 from
             (select shard from {shards} where node is null or lease_until < clock_timestamp()
              order by shard limit %s for update skip locked) free
-            where s.shard = free.shard returning s.shard"""
+            where s.shard = free.shard returning s.shard, s.token"""
         self._give = f"""update {shards} set node = null, lease_until = '-infinity'
             where node = %s and shard = any(%s)"""
         self._leave = f"delete from {nodes} where node = %s"
         self._sweep = f"""delete from {nodes} n where n.started_at < clock_timestamp() - interval '1 day'
             and not exists (select from {shards} s where s.node = n.node)"""
+
+    @property
+    def shards(self) -> frozenset[int]:
+        """Those it may work on now."""
+        return frozenset(self._tokens)
+
+    def fencing_token(self, run: UUID) -> int:
+        """A number that grows each time the run's shard changes hands."""
+        return self._tokens.get(shard_of(run), 0)
 
     @property
     def is_valid(self) -> bool:
@@ -88,16 +100,15 @@ class Leases:
         others = (await self._session.fetch(self._live, (self._node,)))[0][0]
         share = -(-SHARDS // (others + 1))
         await self._session.fetch(self._fence, (self._node,))
-        taken = set()
+        taken: dict[int, int] = {}
         if len(mine) < share:
-            rows = await self._session.fetch(self._take, (self._node, self._length, share - len(mine)))
-            taken = {row[0] for row in rows}
+            taken = dict(await self._session.fetch(self._take, (self._node, self._length, share - len(mine))))
         self._until = sent + self._seconds
-        self.shards = frozenset(mine | taken)
+        self._tokens |= taken
         return frozenset(taken)
 
     async def release(self) -> None:
         """Give everything back at once, for a clean stop."""
         await self._session.fetch(self._give, (self._node, sorted(self.shards)))
         await self._session.fetch(self._leave, (self._node,))
-        self.shards, self._until = frozenset(), 0.0
+        self._tokens, self._until = {}, 0.0

@@ -41,6 +41,13 @@ shards = Table(
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
     Column("node", Uuid),
     Column("lease_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
+    Column(
+        "token",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="How often the shard has changed hands: the fencing token of its runs.",
+    ),
     comment="Which node may run the runs of a shard, and until when.",
 )
 

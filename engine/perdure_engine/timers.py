@@ -36,9 +36,7 @@ class Timer(NamedTuple):
 class Timers:
     """Fires what is due in batches. The rows are the truth; the scheduler's one job may be lost at any time."""
 
-    def __init__(
-        self, session: Session, schema: str, *, now: Callable[[], datetime], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, session: Session, schema: str, *, now: Callable[[], datetime], wake: Callable[[], None]) -> None:
         """``now`` is the database's time; ``wake`` is called when the earliest timer is due."""
         self._session = session
         self._now, self._wake = now, wake

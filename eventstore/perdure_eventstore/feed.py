@@ -28,7 +28,8 @@ class Feed:
     """
 
     def __init__(self, engine: AsyncEngine, schema: str = "perdure", interval: float = 1.0) -> None:
-        self.mark = 0
+        self.mark = -1
+        """-1 until it was looked at for the first time."""
         self.listeners: list[Callable[[], None]] = []
         """Told when another process announced something, or may have."""
         self._engine = engine

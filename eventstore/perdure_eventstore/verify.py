@@ -42,17 +42,21 @@ def check_event(event: RecordedEvent, previous: Head) -> Fault | None:
     reason = None
     if event.version != previous.version + 1:
         reason = f"version {previous.version + 1} is missing before it"
-    elif event.payload is not None and event.payload_digest is None:
-        reason = "it has a payload where none was recorded"
-    elif (
-        event.payload is not None
-        and event.payload_salt is not None
-        and payload_digest(event.payload_salt, event.payload) != event.payload_digest
-    ):
-        reason = "its payload was changed"
+    elif why := _payload_fault(event):
+        reason = why
     elif event.hash != _hash(event, previous.hash):
         reason = "its hash does not match: it, or its place in the stream, was changed"
     return Fault(event.position, event.stream, event.version, event.type, reason) if reason else None
+
+
+def _payload_fault(event: RecordedEvent) -> str | None:
+    payload, salt, digest = event.payload, event.payload_salt, event.payload_digest
+    if digest is None:
+        return None if payload is None and salt is None else "it has a payload where none was recorded"
+    if payload is None or salt is None:
+        # Erasure takes both, and leaves the digest.
+        return None if payload is salt else f"its payload's {'text' if payload is None else 'salt'} is missing"
+    return None if payload_digest(salt, payload) == digest else "its payload was changed"
 
 
 def _hash(event: RecordedEvent, previous: bytes | None) -> bytes:

@@ -13,9 +13,11 @@ comment on table perdure.nodes is 'Running engine processes. Every append by a n
 create table perdure.shards (
     shard smallint primary key,
     node uuid,
-    lease_until timestamptz not null default '-infinity'
+    lease_until timestamptz not null default '-infinity',
+    token bigint not null default 0
 );
 comment on table perdure.shards is 'Which node may run the runs of a shard, and until when.';
+comment on column perdure.shards.token is 'How often the shard has changed hands: the fencing token of its runs.';
 insert into perdure.shards (shard) select generate_series(0, 63);
 
 create table perdure.definitions (

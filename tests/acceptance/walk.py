@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -17,34 +17,34 @@ import perdure_eventstore.append as append
 import perdure_eventstore.lane as lane
 from perdure_engine.endings import Endings
 from perdure_engine.held_run import HeldRun
-from perdure_engine.identity import run_for_event
 from perdure_engine.run.events import RunEvent, TaskCompleted
 from perdure_engine.run.state import RunState
+from perdure_eventstore.events import NewEvent
 
-# An entry, two in parallel, their join, one that waits for a second event, and one whose event never comes.
-DEFINITION = {
-    "workflow_id": "order",
-    "tasks": [
-        {"task_id": "reserve", "type": "work", "triggers": ["ordered"]},
-        {"task_id": "charge", "type": "book", "depends_on": ["reserve"]},
-        {
-            "task_id": "pick",
-            "type": "stumble",
-            "depends_on": ["reserve"],
-            "retry": {"attempts": 2, "initial": 0.05, "jitter": 0},
-        },
-        {"task_id": "pack", "type": "call_courier", "depends_on": ["charge", "pick"]},
-        {"task_id": "ship", "type": "work", "triggers": [{"all": ["pack.completed", "courier_came"]}]},
-        {
-            "task_id": "remind",
-            "type": "work",
-            "depends_on": ["reserve"],
-            "triggers": [{"event": "complained", "within": 0.1}],
-        },
-    ],
-}
-TASKS = {"reserve", "charge", "pick", "pack", "ship"}
-"""Those that complete; ``remind`` is skipped when its time is over."""
+
+def definition(event: UUID) -> dict[str, Any]:
+    """An entry, two in parallel, their join, one that waits for a second event, and one whose event never comes.
+
+    A workflow of its own for every case: its registration is one of the places.
+    """
+    workflow = f"order_{event.hex}"
+    retry = {"attempts": 2, "initial": 0.05, "jitter": 0}
+    complained = {"event": "complained", "within": 0.1}
+    return {
+        "workflow_id": workflow,
+        "tasks": [
+            {"task_id": "reserve", "type": "work", "triggers": [workflow]},
+            {"task_id": "charge", "type": "book", "depends_on": ["reserve"]},
+            {"task_id": "pick", "type": "stumble", "depends_on": ["reserve"], "retry": retry},
+            {"task_id": "pack", "type": "call_courier", "depends_on": ["charge", "pick"]},
+            {"task_id": "ship", "type": "work", "triggers": [{"all": ["pack.completed", "courier_came"]}]},
+            {"task_id": "remind", "type": "work", "depends_on": ["reserve"], "triggers": [complained]},
+        ],
+    }
+
+
+COMPLETED = {"reserve", "charge", "pick", "pack", "ship"}
+"""The tasks that complete; ``remind`` is skipped when its time is over."""
 
 
 def courier_event(run: UUID) -> UUID:
@@ -62,17 +62,25 @@ class Notes:
         os.write(self._file, orjson.dumps({"kind": kind, **values}) + b"\n")
 
 
+def transitions(events: Iterable[NewEvent]) -> list[str]:
+    """The events of an append, each by a name that is the same in every walk."""
+    found = []
+    for event in events:
+        data = orjson.loads(event.data)
+        found.append(" ".join(str(part) for part in (event.type, data.get("task_id"), data.get("attempt")) if part))
+    return found
+
+
 class Killer:
-    """Counts the places where the process could die, and dies at the one that was asked for."""
+    """Dies where it was told to: ``where`` an append that holds ``transition``."""
 
-    def __init__(self, notes: Notes, place: int) -> None:
-        self._notes, self._place = notes, place
-        self.count = 0
+    def __init__(self, notes: Notes, where: str, transition: str) -> None:
+        self._notes, self._where, self._transition = notes, where, transition
 
-    def pass_by(self, where: str, types: Sequence[str]) -> None:
-        self.count += 1
-        if self.count == self._place:
-            self._notes.write("killed", where=where, types=list(types))
+    def pass_by(self, where: str, passed: Sequence[str]) -> None:
+        self._notes.write("passed", where=where, transitions=passed)
+        if where == self._where and self._transition in passed:
+            self._notes.write("killed", where=where, transitions=passed)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -82,19 +90,19 @@ def instrument(killer: Killer, notes: Notes) -> None:
     original_send, original_evolve, original_told = append.send, HeldRun.evolve, Endings.told
 
     async def send(connection: Any, statement: Any, batch: Any, clock: Any) -> Any:
-        types = [event.type for each in batch.appends for event in each.events]
-        killer.pass_by("before", types)
+        passed = transitions(event for each in batch.appends for event in each.events)
+        killer.pass_by("before", passed)
         answer = await original_send(connection, statement, batch, clock)
         in_transaction = connection.info.transaction_status != 0
-        killer.pass_by("uncommitted" if in_transaction else "after", types)
+        killer.pass_by("uncommitted" if in_transaction else "after", passed)
         if in_transaction:
-            held[:] = types
+            held[:] = passed
         return answer
 
     def evolve(run: HeldRun, *arguments: Any) -> None:
         if held:
-            types, held[:] = held[:], []
-            killer.pass_by("after", types)
+            passed, held[:] = held[:], []
+            killer.pass_by("after", passed)
         original_evolve(run, *arguments)
 
     def told(endings: Endings, run: UUID, events: Sequence[RunEvent], state: RunState) -> None:
@@ -137,27 +145,23 @@ def application(url: str, notes: Notes) -> perdure.App:
     return app
 
 
-async def publish(app: perdure.App, notes: Notes, name: str, payload: Any, event_id: UUID) -> None:
-    await app.publish(name, payload, event_id=event_id)
+async def publish(
+    app: perdure.App, notes: Notes, name: str, payload: Any, event_id: UUID
+) -> perdure.Published:
+    published = await app.publish(name, payload, event_id=event_id)
     notes.write("published", event=str(event_id), payload=payload)
+    return published
 
 
-async def walk(url: str, event_id: str, notes: str, place: int = 0) -> None:
-    """Register, publish, execute, until the run has ended or this process dies at its ``place``; 0: nowhere."""
-    writing = Notes(notes)
-    killer = Killer(writing, place)
-    instrument(killer, writing)
+async def walk(url: str, event_id: str, notes: str, where: str, transition: str) -> None:
+    """Register, publish, execute, until the run has ended or this process dies where it was told to."""
+    writing, event = Notes(notes), UUID(event_id)
+    instrument(Killer(writing, where, transition), writing)
     app = application(url, writing)
-    event = UUID(event_id)
+    order = definition(event)
     async with app.node(views=False):
-        await app.register(DEFINITION)
-        await publish(app, writing, "ordered", {"order": event_id}, event)
-        run = run_for_event(event, "order")
-        for _ in range(1_000):
-            try:
-                result = await app.run(run).result(timeout=15)
-                break
-            except LookupError:
-                await asyncio.sleep(0.01)
-        writing.write("result", run=str(run), result=result)
-    writing.write("finished", places=killer.count)
+        await app.register(order)
+        published = await publish(app, writing, order["workflow_id"], {"order": event_id}, event)
+        (run,) = await published.runs()
+        writing.write("result", run=str(run.run_id), result=await run.result(timeout=15))
+    writing.write("finished")

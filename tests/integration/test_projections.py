@@ -520,6 +520,7 @@ async def test_the_views_follow_the_log_and_fold_rather_seldom(
     engine: AsyncEngine, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STAND_BY", 0.01)
+    monkeypatch.setattr(runner, "INTERVAL", 0.5)
     feed, appender = Feed(engine, interval=0.01), Appender(engine)
     made, rounds = ProjectionRunner(engine, feed, SCHEMA, BUILTIN), 0
     run_once = made.run_once

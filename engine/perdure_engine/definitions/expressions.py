@@ -17,7 +17,7 @@ from perdure_engine.templates import (
 Place = Literal["inputs", "when", "where", "key", "output"]
 
 _ROOTS: dict[Place, frozenset[str]] = {
-    "inputs": frozenset({"input", "event", "events", "tasks", "run", "secrets"}),
+    "inputs": frozenset({"input", "event", "events", "tasks", "run"}),
     "when": frozenset({"input", "event", "events", "tasks", "run"}),
     # A `where` and a `key` are read where an event arrives, before its run exists.
     "where": frozenset({"input", "event"}),
@@ -30,7 +30,7 @@ _WHY_NOT = {
     "run": "the run may not exist yet when it is read",
     "event": "no single event made the run end; the starting payload is `input`",
     "events": "it belongs to one task's triggers",
-    "secrets": "secrets go into `inputs` alone",
+    "secrets": "secrets are not supported yet",
     "item": "it exists inside `for_each` only, which is not supported yet",
     "index": "it exists inside `for_each` only, which is not supported yet",
 }

@@ -1,0 +1,203 @@
+"""The check of the chain names the first event that is not what was recorded, whoever changed it."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+from logs import more, new_stream, opened, running, tamper
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from perdure_eventstore.database import raw_connection
+from perdure_eventstore.verify import Progress, verify
+
+pytestmark = pytest.mark.every_postgres
+
+# Streams in the order of the check; each has 4 events, the third of them with a payload, of "large" a large one.
+BEFORE, VICTIM, LARGE, AFTER = (UUID(int=n, version=4) for n in (1, 2, 3, 4))
+POSITIONS = {(stream, version): i * 4 + version for i, stream in enumerate((BEFORE, VICTIM, LARGE, AFTER)) for version in range(1, 5)}  # fmt: skip
+
+
+def at(stream: UUID, version: int) -> str:
+    return f"where stream = '{stream}' and version = {version}"
+
+
+HASH_WRONG = "its hash does not match: it, or its place in the stream, was changed"
+
+TAMPERINGS: dict[str, tuple[list[str], UUID, int, str]] = {
+    "type altered": ([f"update perdure.events set type = 'Other' {at(VICTIM, 2)}"], VICTIM, 2, HASH_WRONG),
+    "data altered": ([f"""update perdure.events set data = '{{"n": 0}}' {at(VICTIM, 2)}"""], VICTIM, 2, HASH_WRONG),
+    "only a space in data": (
+        [f"update perdure.events set data = (data::text || ' ')::json {at(VICTIM, 2)}"], VICTIM, 2, HASH_WRONG,
+    ),
+    "metadata altered": ([f"update perdure.events set metadata = '1' {at(VICTIM, 2)}"], VICTIM, 2, HASH_WRONG),
+    "time altered": (
+        [f"update perdure.events set recorded_at = recorded_at + interval '1 µs' {at(VICTIM, 2)}".replace("µs", "microsecond")],
+        VICTIM, 2, HASH_WRONG,
+    ),
+    "id altered": ([f"update perdure.events set id = gen_random_uuid() {at(VICTIM, 1)}"], VICTIM, 1, HASH_WRONG),
+    "schema version altered": ([f"update perdure.events set schema_version = 2 {at(VICTIM, 4)}"], VICTIM, 4, HASH_WRONG),
+    "hash altered": ([f"update perdure.events set hash = sha256(hash) {at(VICTIM, 4)}"], VICTIM, 4, HASH_WRONG),
+    "altered and hashed anew, as the one who alters can": (
+        [
+            f"update perdure.events set type = 'Other' {at(VICTIM, 2)}",
+            f"""update perdure.events e set hash = perdure.event_hash_v1((select hash from perdure.events {at(VICTIM, 1)}),
+                stream, version, id, type, schema_version, recorded_at, data::text, metadata::text, payload_digest)
+                {at(VICTIM, 2)}""",
+        ],
+        VICTIM, 3, HASH_WRONG,
+    ),
+    "first deleted": ([f"delete from perdure.events {at(VICTIM, 1)}"], VICTIM, 2, "version 1 is missing before it"),
+    "one in the middle deleted": (
+        [f"delete from perdure.events {at(VICTIM, 2)}"], VICTIM, 3, "version 2 is missing before it",
+    ),
+    "deleted, and the gap closed": (
+        [
+            f"delete from perdure.events {at(VICTIM, 2)}",
+            f"update perdure.events set version = version - 1 where stream = '{VICTIM}' and version = 3",
+            f"update perdure.events set version = version - 1 where stream = '{VICTIM}' and version = 4",
+        ],
+        VICTIM, 2, HASH_WRONG,
+    ),
+    "inserted": (
+        [
+            f"update perdure.events set version = 5 {at(VICTIM, 4)}",
+            f"update perdure.events set version = 4 {at(VICTIM, 3)}",
+            f"""insert into perdure.events (recorded_at, stream, version, schema_version, id, type, data, metadata, hash)
+                select recorded_at, stream, 3, schema_version, gen_random_uuid(), 'Forged', data, metadata, hash
+                from perdure.events {at(VICTIM, 2)}""",
+        ],
+        VICTIM, 3, HASH_WRONG,
+    ),
+    "forged at the end": (
+        [
+            f"""insert into perdure.events (recorded_at, stream, version, schema_version, id, type, data, metadata, hash)
+                select recorded_at, stream, 5, schema_version, gen_random_uuid(), 'Forged', data, metadata, sha256(hash)
+                from perdure.events {at(VICTIM, 4)}""",
+        ],
+        VICTIM, 5, HASH_WRONG,
+    ),
+    "two swapped": (
+        [
+            f"update perdure.events set version = 100 {at(VICTIM, 2)}",
+            f"update perdure.events set version = 2 {at(VICTIM, 3)}",
+            f"update perdure.events set version = 3 {at(VICTIM, 100)}",
+        ],
+        VICTIM, 2, HASH_WRONG,
+    ),
+    "moved to the end of another stream": (
+        [f"update perdure.events set stream = '{AFTER}', version = 5 {at(VICTIM, 4)}"], AFTER, 5, HASH_WRONG,
+    ),
+    "two streams' events exchanged": (
+        [
+            f"update perdure.events set version = 100 {at(VICTIM, 1)}",
+            f"update perdure.events set stream = '{VICTIM}' {at(BEFORE, 1)}",
+            f"update perdure.events set stream = '{BEFORE}', version = 1 {at(VICTIM, 100)}",
+        ],
+        BEFORE, 1, HASH_WRONG,
+    ),
+    "payload altered": (
+        [f"update perdure.events set payload = 'Other' {at(VICTIM, 3)}"], VICTIM, 3, "its payload was changed",
+    ),
+    "salt altered": (
+        [f"update perdure.events set payload_salt = sha256(payload_salt) {at(VICTIM, 3)}"],
+        VICTIM, 3, "its payload was changed",
+    ),
+    "payload altered and its salt taken away": (
+        [f"update perdure.events set payload = 'Other', payload_salt = null {at(VICTIM, 3)}"],
+        VICTIM, 3, "its payload's salt is missing",
+    ),
+    "payload altered and digested anew": (
+        [
+            f"""update perdure.events set payload = 'Other',
+                payload_digest = perdure.payload_digest_v1(payload_salt, 'Other') {at(VICTIM, 3)}""",
+        ],
+        VICTIM, 3, HASH_WRONG,
+    ),
+    "payload taken away": (
+        [f"update perdure.events set payload = null {at(VICTIM, 3)}"], VICTIM, 3, "its payload's text is missing",
+    ),
+    "payload and every trace of it taken away": (
+        [f"update perdure.events set payload = null, payload_salt = null, payload_digest = null {at(VICTIM, 3)}"],
+        VICTIM, 3, HASH_WRONG,
+    ),
+    "payload given to an event without": (
+        [f"update perdure.events set payload = 'Other' {at(VICTIM, 2)}"],
+        VICTIM, 2, "it has a payload where none was recorded",
+    ),
+    "large payload altered": (
+        [f"update perdure.payloads set payload = 'Other' {at(LARGE, 3)}"], LARGE, 3, "its payload was changed",
+    ),
+    "large payload deleted": (
+        [f"delete from perdure.payloads {at(LARGE, 3)}"], LARGE, 3, "its payload's text is missing",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    async with opened(database_url) as engine:
+        async with running(engine) as appender:
+            for stream in (BEFORE, VICTIM, LARGE, AFTER):
+                payload = b"x" * 10_000 if stream == LARGE else b"Ada"
+                head = (await appender.append(new_stream(2, stream=stream))).head
+                one = new_stream(1, payload=payload, stream=stream)
+                head = (await appender.append(type(one)(stream, head, one.events))).head
+                await appender.append(more(stream, head))
+        yield engine
+
+
+async def check(engine: AsyncEngine, stream: UUID | None = None) -> Progress:
+    async with raw_connection(engine) as connection:
+        return [progress async for progress in verify(connection, stream=stream)][-1]
+
+
+async def test_a_log_that_nobody_touched_is_whole(engine: AsyncEngine) -> None:
+    assert await check(engine) == Progress(events=16, streams=4)
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+async def test_the_first_bad_event_is_named(engine: AsyncEngine, database_url: str, tampering: str) -> None:
+    statements, stream, version, reason = TAMPERINGS[tampering]
+    tamper(database_url, *statements)
+    fault = (await check(engine)).fault
+    assert fault is not None
+    assert (fault.stream, fault.version, fault.reason) == (stream, version, reason)
+    assert f"stream {stream}, version {version}): {reason}" in str(fault)
+
+
+async def test_of_several_bad_events_the_first_is_named_and_the_rest_not_read(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    tamper(database_url, f"update perdure.events set type = 'Other' where stream in ('{VICTIM}', '{AFTER}')")
+    found = await check(engine)
+    assert found.fault is not None
+    assert (found.events, found.streams, found.fault.position) == (4, 2, POSITIONS[VICTIM, 1])
+
+
+async def test_one_stream_can_be_checked_alone(engine: AsyncEngine, database_url: str) -> None:
+    tamper(database_url, f"update perdure.events set type = 'Other' {at(VICTIM, 2)}")
+    assert await check(engine, BEFORE) == Progress(events=4, streams=1)
+    assert (await check(engine, VICTIM)).fault is not None
+
+
+async def test_an_erased_payload_leaves_the_chain_whole(engine: AsyncEngine, database_url: str) -> None:
+    tamper(
+        database_url,
+        "update perdure.events set payload = null, payload_salt = null",
+        "delete from perdure.payloads",
+    )
+    assert await check(engine) == Progress(events=16, streams=4)
+
+
+async def test_a_log_longer_than_a_batch_is_checked_to_its_end(engine: AsyncEngine, database_url: str) -> None:
+    last = UUID(int=9, version=4)
+    async with running(engine) as appender:
+        await appender.append(new_stream(4_500, stream=last))
+    assert await check(engine) == Progress(events=4_516, streams=5)
+    tamper(database_url, f"update perdure.events set type = 'Other' {at(last, 4_500)}")
+    assert ((await check(engine)).fault or ())[2] == 4_500
+
+
+async def test_an_empty_log_is_whole(database_url: str) -> None:
+    async with opened(database_url) as engine, raw_connection(engine) as connection:
+        assert [progress async for progress in verify(connection)][-1:] in ([], [Progress(0, 0)])

@@ -1,0 +1,77 @@
+"""Definitions drawn at random: a few tasks, triggers of every kind."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+from perdure_engine.definitions.compile import compile_definition
+from perdure_engine.definitions.definition import Definition
+from perdure_engine.faults import DefinitionRefused
+
+EVENTS = ("go", "paid", "other")
+WHERES = (None, None, "event.payload.n > 0", "event.payload.n > 1")
+ENDS = ("completed", "completed", "failed", "skipped", "done", "ended")
+
+
+@st.composite
+def definitions(draw: st.DrawFn, *, alone: bool = False) -> tuple[dict[str, Any], Definition]:
+    """A document and what it compiles to. ``alone``: nothing but its own tasks can make a difference to its runs."""
+    document = draw(_documents(alone).filter(lambda written: _compiled(written) is not None))
+    definition = _compiled(document)
+    assert definition is not None
+    return document, definition
+
+
+def _compiled(document: dict[str, Any]) -> Definition | None:
+    try:
+        return compile_definition(document)
+    except DefinitionRefused:
+        return None
+
+
+@st.composite
+def _documents(draw: st.DrawFn, alone: bool) -> dict[str, Any]:
+    tasks: list[dict[str, Any]] = [{"task_id": "t0", "type": "noop", "triggers": draw(st.sampled_from([["go"], []]))}]
+    for number in range(1, draw(st.integers(2, 7))):
+        tasks.append(draw(_tasks(number, alone)))
+    document: dict[str, Any] = {"workflow_id": "w", "tasks": draw(st.permutations(tasks))}
+    if draw(st.booleans()):
+        document["start"] = ["go"] if alone else draw(st.lists(st.sampled_from(EVENTS), min_size=1, unique=True))
+    if not alone:
+        document["fail_fast"] = draw(st.booleans())
+        document.update(draw(st.sampled_from([{}, {}, {"deadline": 60}])))
+        document.update(draw(st.sampled_from([{}, {}, {"output": "{{tasks.t0.output}}"}])))
+    return document
+
+
+@st.composite
+def _tasks(draw: st.DrawFn, number: int, alone: bool) -> dict[str, Any]:
+    task: dict[str, Any] = {"task_id": f"t{number}", "type": "noop"}
+    condition = _conditions(number, alone)
+    trigger = condition | st.lists(condition, min_size=1, max_size=3).map(lambda found: {"all": found})
+    task["triggers"] = draw(st.lists(trigger, max_size=3))
+    if draw(st.integers(0, 3)) == 0:
+        task["depends_on"] = draw(st.lists(_ids(number), min_size=1, max_size=2, unique=True))
+    task["on_failure"] = draw(st.sampled_from(["fail", "fail", "continue"]))
+    task.update(draw(st.sampled_from([{}, {}, {}, {}, {"when": "true"}, {"when": "false"}, {"when": "1"}])))
+    task.update(draw(st.sampled_from([{}, {}, {}, {}, {"inputs": {"x": "{{missing}}"}}])))
+    return task
+
+
+def _ids(number: int) -> st.SearchStrategy[str]:
+    return st.integers(0, number - 1).map(lambda other: f"t{other}")
+
+
+def _conditions(number: int, alone: bool) -> st.SearchStrategy[Any]:
+    end = st.tuples(_ids(number), st.sampled_from(ENDS)).map(lambda drawn: f"{drawn[0]}.{drawn[1]}")
+    completion = st.tuples(st.just("task_completed"), _ids(number).map(lambda of: f"event.payload.task_id == '{of}'"))
+    event = st.tuples(st.sampled_from(EVENTS), st.sampled_from(WHERES))
+    written = st.builds(_event, completion if alone else completion | event | event, st.just(None) if alone else _ENDLESS)
+    return end | end | end | st.sampled_from(["go", "task_completed"] if alone else ["paid", "task_completed"]) | written
+
+
+_ENDLESS = st.sampled_from([None, None, 30])
+
+
+def _event(event: tuple[str, str | None], within: int | None) -> dict[str, Any]:
+    where = {} if event[1] is None else {"where": event[1]}
+    return {"event": event[0], **where, **({} if within is None else {"within": within})}
