@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hypothesis import reject
 from hypothesis import strategies as st
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.definition import Definition
@@ -12,24 +13,17 @@ WHERES = (None, None, "event.payload.n > 0", "event.payload.n > 1")
 ENDS = ("completed", "completed", "failed", "skipped", "done", "ended")
 
 
-@st.composite
-def definitions(draw: st.DrawFn, *, alone: bool = False) -> tuple[dict[str, Any], Definition]:
-    """A document and what it compiles to. ``alone``: nothing but its own tasks can make a difference to its runs."""
-    document = draw(_documents(alone).filter(lambda written: _compiled(written) is not None))
-    definition = _compiled(document)
-    assert definition is not None
-    return document, definition
-
-
-def _compiled(document: dict[str, Any]) -> Definition | None:
+def compiled(document: dict[str, Any]) -> Definition:
+    """What ``document`` compiles to; a refused one is no example."""
     try:
         return compile_definition(document)
     except DefinitionRefused:
-        return None
+        reject()
 
 
 @st.composite
-def _documents(draw: st.DrawFn, alone: bool) -> dict[str, Any]:
+def documents(draw: st.DrawFn, *, alone: bool = False) -> dict[str, Any]:
+    """A document, one that may be refused. ``alone``: only its own tasks can make a difference to its runs."""
     tasks: list[dict[str, Any]] = [{"task_id": "t0", "type": "noop", "triggers": draw(st.sampled_from([["go"], []]))}]
     for number in range(1, draw(st.integers(2, 7))):
         tasks.append(draw(_tasks(number, alone)))

@@ -99,7 +99,7 @@ class Checker:
         if condition.task is None:
             return "completed" in self.status.values()
         status = self.status[condition.task]
-        let_pass = status == "failed" and self.tasks[condition.task]["on_failure"] == "continue"
+        let_pass = status == "failed" and self.tasks[condition.task].get("on_failure") == "continue"
         return {
             "done": status in ("completed", "skipped") or let_pass,
             "ended": status in ENDED,
