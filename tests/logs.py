@@ -79,6 +79,12 @@ def rows(url: str, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         return connection.execute(statement.encode(), parameters).fetchall()
 
 
+def execute(url: str, *statements: str) -> None:
+    with superuser(url) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
 def tamper(url: str, *statements: str) -> None:
     """What somebody with every right could do to the log: switch its guards off, change it, switch them on."""
     with superuser(url) as connection, connection.transaction():

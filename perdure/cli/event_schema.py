@@ -15,9 +15,8 @@ _REFERENCE = "#/$defs/{name}"
 def event_schema() -> dict[str, Any]:
     """A schema (draft 2020-12) of an event as ``perdure history --json`` prints it, as far as its type decides."""
     types = {**EVENT_TYPES, **FACT_TYPES}
-    _, components = msgspec.json.schema_components(
-        types.values(), schema_hook=lambda _: {}, ref_template=_REFERENCE
-    )  # fmt: skip
+    structs = [_data(kind) for kind in types.values()]
+    _, components = msgspec.json.schema_components(structs, ref_template=_REFERENCE)
     events = {name: _event(name, kind, components.pop(name)) for name, kind in types.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -29,30 +28,36 @@ def event_schema() -> dict[str, Any]:
     }
 
 
-def _event(name: str, kind: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """``fields``, the schema of the event as one object, divided into data and payload."""
+def _given(kind: type[Any]) -> list[str]:
+    """The fields that are payload."""
     hints = get_type_hints(kind)
-    given = {each for each, hint in hints.items() if hint is Json or Json in get_args(hint)}
-    shapes = fields["properties"]
-    data = {field: shape for field, shape in shapes.items() if field not in given}
-    required = [field for field in fields.get("required", ()) if field not in given]
-    members: dict[str, Any] = {"type": {"const": name}, "data": _object(data, required)}
-    if given:
-        members["payload"] = {"anyOf": [_object({each: _any(each) for each in sorted(given)}, []), {"type": "null"}]}
-    else:
-        members["payload"] = {"type": "null"}
+    return sorted(name for name, hint in hints.items() if hint is Json or Json in get_args(hint))
+
+
+def _data(kind: type[Any]) -> type[msgspec.Struct]:
+    """The event type without its payload."""
+    given = _given(kind)
+    fields = [field for field in msgspec.structs.fields(kind) if field.name not in given]
+    return msgspec.defstruct(
+        kind.__name__,
+        [
+            (field.name, field.type) if field.required else (field.name, field.type, field.default)
+            for field in fields
+        ],
+        kw_only=True,
+    )  # fmt: skip
+
+
+def _event(name: str, kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
+    payload: dict[str, Any] = {"type": "null"}
+    if given := _given(kind):
+        members = {field: {"title": field, "description": "Any JSON value, as it was given."} for field in given}
+        payload = {"anyOf": [{"type": "object", "properties": members}, payload]}
+    del data["title"]
     return {
         "title": name,
         "description": inspect.cleandoc(kind.__doc__ or ""),
         "type": "object",
-        "properties": members,
+        "properties": {"type": {"const": name}, "data": data, "payload": payload},
         "required": ["type", "data"],
     }
-
-
-def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def _any(field: str) -> dict[str, Any]:
-    return {"title": field, "description": "Any JSON value, as it was given."}

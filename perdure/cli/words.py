@@ -8,7 +8,7 @@ from perdure_engine.definitions.durations import parse_duration
 _STYLES = {
     "completed": "green",
     "active": "green",
-    "running": "cyan",
+    "open": "cyan",
     "started": "cyan",
     "open": "cyan",
     "scheduled": "blue",

@@ -16,7 +16,7 @@ from perdure_projections.tables import projections, runs, tasks
 
 
 class RunRow(NamedTuple):
-    """A run, as ``runs`` has it. ``status``: running, stopping, completed, failed, timed_out or cancelled."""
+    """A run, as ``runs`` has it. ``status``: open, stopping, completed, failed, timed_out or cancelled."""
 
     run: UUID
     workflow_id: str

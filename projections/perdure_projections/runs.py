@@ -41,7 +41,7 @@ with folded as materialized (
 ), inserted as (
     insert into runs
         (run, workflow_id, digest, status, key, event, started_at, ended_at, tasks, events, version, error)
-    select s.stream, started.data ->> 'workflow_id', started.data ->> 'digest', coalesce(s.status, 'running'),
+    select s.stream, started.data ->> 'workflow_id', started.data ->> 'digest', coalesce(s.status, 'open'),
         started.data ->> 'key', started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
         s.version, s.error
     from seen s join events started on started.position = s.first

@@ -1,6 +1,5 @@
 """The command line, as people and programs meet it: real processes, their output and their exit statuses."""
 
-import hashlib
 import json
 import re
 import signal
@@ -9,11 +8,13 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from command_line import PERDURE, Answer, environment, perdure, started
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import make_url
 
 from perdure_eventstore.hashing import event_hash, payload_digest
 
@@ -87,8 +88,7 @@ def test_the_seeds_example_runs_as_it_stands(tmp_path: Path) -> None:
     history = perdure(folder, "history", "last", "--json")
     lines = history.lines
     assert [line["version"] for line in lines] == list(range(1, len(lines) + 1))
-    assert [line["type"] for line in lines][0] == "RunStarted"
-    assert [line["type"] for line in lines][-1] == "RunCompleted"
+    assert (lines[0]["type"], lines[-1]["type"]) == ("RunStarted", "RunCompleted")
     assert "[1.10, 1e16, -0.0]" in history.out
     previous = None
     for line, written_line in zip(lines, history.out.splitlines(), strict=True):
@@ -127,7 +127,7 @@ def test_a_run_still_open_at_the_time_out_is_status_3(tmp_path: Path, database_u
     arguments = ("run", written(tmp_path, WAITING), "--event", "begun", "--timeout", "1", "--json")
     ran = perdure(tmp_path, *arguments, PERDURE_DATABASE_URL=database_url)
     assert ran.status == 3, ran.err
-    assert [line["status"] for line in ran.lines] == ["running"]
+    assert [line["status"] for line in ran.lines] == ["open"]
     assert ran.lines[0]["waiting"] == ["second"]
 
 
@@ -161,7 +161,8 @@ def test_a_misspelt_setting_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_database_is_status_4(tmp_path: Path, postgres_url: str) -> None:
-    for name in ("postgresql://nobody@127.0.0.1:1/none", postgres_url.replace("/perdure?", "/template1?")):
+    unmigrated = make_url(postgres_url).set(database="postgres").render_as_string(hide_password=False)
+    for name in ("postgresql://nobody@127.0.0.1:1/none", unmigrated):
         answer = perdure(tmp_path, "runs", "--json", "--database", name)
         assert answer.status == 4, answer
         assert len(answer.err.splitlines()) == 1
@@ -175,7 +176,7 @@ def test_no_database_is_status_4(tmp_path: Path, postgres_url: str) -> None:
         ('{"n": -Infinity}', "-Infinity is not JSON"),
         ('"\\ud800"', "lone surrogate"),
         ('"\\u0000"', "U+0000"),
-        ("[" * 10_000 + "]" * 10_000, "nested more than 200 deep"),
+        ("[" * 10_000 + "]" * 10_000, "nested more than"),
         ('{"n": 18446744073709551616}', "beyond 64 bits"),
         ('{"n": 1e999}', "beyond a double"),
         ('{"a": 1, "a": 2}', "stands twice"),
@@ -229,7 +230,7 @@ def test_publish_start_and_definitions_without_a_node(tmp_path: Path, database_u
     assert "no workflow knows the event user_registerd; did you mean user_registered?" in published.err
     assert "no node is running" in published.err
     started_run = call("start", "user_registration", "--input", DATA).lines[0]["run_id"]
-    assert [line["run_id"] for line in call("runs", "--status", "running").lines] == [started_run]
+    assert [line["run_id"] for line in call("runs", "--status", "open").lines] == [started_run]
     assert call("start", "user_registratio").status == 2
     assert call("history", "ffff").status == 2
     assert call("retire", "user_registration").status == 0
@@ -249,14 +250,11 @@ def test_verify_names_the_first_bad_event(tmp_path: Path, database_url: str) -> 
 
 
 def test_migrate_makes_the_schema_and_may_be_repeated(tmp_path: Path, postgres_url: str) -> None:
-    name = "migrated_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    name = f"migrated_{uuid4().hex}"
+    database = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"create database {name}")
-    url = psycopg.conninfo.make_conninfo(postgres_url)
-    assert url
-    database = re.sub(r"/[^/?]*(\?|$)", rf"/{name}\1", postgres_url, count=0) if "?" not in postgres_url else (
-        re.sub(r"/[^/?]*\?", f"/{name}?", postgres_url)
-    )  # fmt: skip
+        connection.execute(SQL("create database {}").format(Identifier(name)))
+    assert perdure(tmp_path, "runs", "--database", database).status == 4
     for _ in range(2):
         assert perdure(tmp_path, "migrate", "--json", "--database", database).status == 0
     assert perdure(tmp_path, "runs", "--json", "--database", database).status == 0

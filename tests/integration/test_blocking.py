@@ -11,6 +11,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 import perdure
+from perdure.blocking import BlockingClient
 
 DEFINITION = {
     "workflow_id": "doubling",
@@ -93,7 +94,7 @@ def test_a_forked_child_connects_for_itself(database_url: str) -> None:
         assert len(client.definitions()) == 1
 
 
-def _in_child(client: "perdure.blocking.BlockingClient") -> int:  # type: ignore[name-defined]
+def _in_child(client: BlockingClient) -> int:
     try:
         with client:
             client.start("doubling", {"n": 1})

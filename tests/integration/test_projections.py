@@ -144,7 +144,7 @@ async def test_a_run_from_its_start_to_its_end(engine: AsyncEngine, log: Log) ->
     row = {"run": run, "workflow_id": "w", "digest": "d", "key": "ada", "event": "user_registered"}
     log.record((run, started), (run, e.TaskScheduled(task_id="a", attempt=1)))
     await fold_all(engine, log)
-    open_row = row | {"status": "running", "started_at": second(0), "ended_at": None, "error": None}
+    open_row = row | {"status": "open", "started_at": second(0), "ended_at": None, "error": None}
     assert log.rows("runs") == [open_row | {"tasks": 1, "events": 2, "version": 2}]
 
     log.record((run, e.TaskScheduled(task_id="a", attempt=2)), (run, e.RunStopping(outcome="cancelled", reason="r")))
@@ -620,7 +620,7 @@ async def test_runs_are_listed_the_latest_first_and_found_by_prefix(engine: Asyn
     assert ids(await queries.find_runs_by_prefix(engine, SCHEMA, "ff")) == []
     newest = await queries.last_run(engine, SCHEMA)
     assert newest == await queries.get_run(engine, SCHEMA, last)
-    assert newest is not None and newest.status == "running"
+    assert newest is not None and newest.status == "open"
     assert await queries.get_run(engine, SCHEMA, uuid4()) is None
     assert [task.task_id for task in await queries.get_tasks(engine, SCHEMA, first)] == ["step-0", "step-1"]
 

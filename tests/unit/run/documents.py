@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import reject
 from hypothesis import strategies as st
+
 from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.faults import DefinitionRefused
@@ -59,8 +60,12 @@ def _conditions(number: int, alone: bool) -> st.SearchStrategy[Any]:
     end = st.tuples(_ids(number), st.sampled_from(ENDS)).map(lambda drawn: f"{drawn[0]}.{drawn[1]}")
     completion = st.tuples(st.just("task_completed"), _ids(number).map(lambda of: f"event.payload.task_id == '{of}'"))
     event = st.tuples(st.sampled_from(EVENTS), st.sampled_from(WHERES))
-    written = st.builds(_event, completion if alone else completion | event | event, st.just(None) if alone else _ENDLESS)
-    return end | end | end | st.sampled_from(["go", "task_completed"] if alone else ["paid", "task_completed"]) | written
+    written = st.builds(
+        _event, completion if alone else completion | event | event, st.just(None) if alone else _ENDLESS
+    )
+    return (
+        end | end | end | st.sampled_from(["go", "task_completed"] if alone else ["paid", "task_completed"]) | written
+    )
 
 
 _ENDLESS = st.sampled_from([None, None, 30])

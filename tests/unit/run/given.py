@@ -248,5 +248,3 @@ def fold(state: RunState, events: Iterable[e.RunEvent]) -> RunState:
     for event in events:
         state = evolve(state, event)
     return state
-
-

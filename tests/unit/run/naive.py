@@ -287,5 +287,3 @@ def _matches(trigger: Event, name: str, payload: Any) -> bool:
     if words[1] == ">":
         return "n" in payload and bool(payload["n"] > int(words[2]))
     return bool(payload["task_id"] == words[2].strip("'"))
-
-

@@ -5,6 +5,7 @@ from typing import get_args
 from uuid import UUID
 
 import pytest
+
 from perdure_engine.run import events as e
 from perdure_engine.run.codec import EVENT_TYPES, decode, encode
 from perdure_eventstore.door import NULL, Json

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.run import RunState, advance, new_run
 from perdure_engine.run import commands as c
@@ -35,7 +36,7 @@ from .naive import Checker
 START = UUID(int=1)
 LONGEST = 60
 FEW = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )  # fmt: skip
 
 
@@ -123,9 +124,7 @@ def _ends(task_id: str, attempt: int, state: RunState) -> list[c.RunCommand]:
 
 @FEW
 @given(documents(), st.data())
-def test_whatever_happens_the_core_does_what_the_rules_say(
-    document: dict[str, Any], data: st.DataObject
-) -> None:
+def test_whatever_happens_the_core_does_what_the_rules_say(document: dict[str, Any], data: st.DataObject) -> None:
     shell = Shell(document)
     shell.start(data.draw(_starts(shell.definition)), {"n": data.draw(st.integers(0, 2))})
     for number in range(2, data.draw(st.integers(2, LONGEST))):
@@ -176,9 +175,7 @@ def test_a_crash_after_any_decision_makes_no_difference_to_those_that_follow(
 
 @FEW
 @given(documents(alone=True), st.data())
-def test_rule_12_the_siblings_speed_never_changes_the_outcome(
-    document: dict[str, Any], data: st.DataObject
-) -> None:
+def test_rule_12_the_siblings_speed_never_changes_the_outcome(document: dict[str, Any], data: st.DataObject) -> None:
     failing = data.draw(st.sets(st.sampled_from([task["task_id"] for task in document["tasks"]])))
     one, other = (_ends_of(Shell(document), failing, data) for _ in range(2))
     assert one == other

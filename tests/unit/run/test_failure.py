@@ -1,6 +1,7 @@
 """Rules 11 and 12: which failures are handled, and what a run does after one that is not."""
 
 import pytest
+
 from perdure_engine.definitions.definition import Definition
 
 from .given import (
@@ -27,7 +28,6 @@ from .given import (
     task,
     unscheduled,
 )
-
 
 # Rule 11
 

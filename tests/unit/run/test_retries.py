@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.retries import DEFAULT, retry_at
 

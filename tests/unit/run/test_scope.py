@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from perdure_engine.run import events as e
 from perdure_eventstore.door import Json
 

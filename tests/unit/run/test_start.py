@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.run import events as e
 from perdure_eventstore.door import Json

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from perdure_engine.run import events as e
 from perdure_eventstore.door import Json
 
