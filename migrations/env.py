@@ -1,12 +1,27 @@
 """Alembic's entry: migrates the schema that ``perdure migrate``, or alembic's own command line, names."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.pool import NullPool
 
+from perdure.database import EMBEDDED, check_name
+from perdure.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from perdure.errors import PerdureError
+from perdure.settings import Settings
+from perdure_eventstore.errors import SchemaMissing
+
 # Any constant will do; it only has to be the same for everyone who migrates this product.
 MIGRATION_LOCK = 0x7065_7264_7572_6500
+
+
+class SchemaNewer(SchemaMissing, CommandError):
+    """The database was migrated by a later Perdure. Alembic's command line shows its sentence, and so does ours."""
 
 
 def migrate(connection: Connection, schema: str) -> None:
@@ -15,18 +30,42 @@ def migrate(connection: Connection, schema: str) -> None:
     quoted = connection.dialect.identifier_preparer.quote(schema)
     connection.execute(text(f"create schema if not exists {quoted}"))
     context.configure(connection=connection, version_table_schema=schema, schema=schema)
+    found = context.get_context().get_current_heads()
+    if not set(found) <= {revision.revision for revision in context.script.walk_revisions()}:
+        raise SchemaNewer(
+            f"the schema {schema!r} is at {', '.join(found)}, newer than this Perdure knows; upgrade the package"
+        )
     context.run_migrations()
+
+
+@contextmanager
+def named(database: str | None) -> Iterator[str]:
+    """The URL of the database that the environment names, an embedded one started for as long as it takes."""
+    database = check_name(database)
+    if not database.startswith(EMBEDDED):
+        yield database.replace("postgres://", "postgresql://", 1)
+        return
+    server = EmbeddedPostgres(Path(database.removeprefix(EMBEDDED) or ".perdure").absolute())
+    url = server.acquire()
+    try:
+        yield url
+    finally:
+        server.release()
 
 
 def main() -> None:
     options = context.config.attributes
-    schema = options.get("schema", "perdure")
     if (connection := options.get("connection")) is not None:
-        migrate(connection, schema)
+        migrate(connection, options.get("schema", "perdure"))
         return
-    url = make_url(context.config.get_main_option("sqlalchemy.url") or "").set(drivername="postgresql+psycopg")
-    with create_engine(url, poolclass=NullPool).begin() as connection:
-        migrate(connection, schema)
+    try:
+        settings = Settings.load()
+        with named(context.config.get_main_option("sqlalchemy.url") or settings.database_url) as url:
+            engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+            with engine.begin() as connection:
+                migrate(connection, settings.schema_name)
+    except (PerdureError, EmbeddedPostgresError) as error:
+        raise CommandError(str(error)) from error
 
 
 main()

@@ -45,10 +45,10 @@ def recorder(app: perdure.App, name: str = "work", seconds: float = 0.0) -> Call
     calls = Calls()
 
     @app.task(name)
-    async def record(task: perdure.Task) -> Any:
+    async def record(task: perdure.Task, **inputs: Any) -> Any:
         calls.tasks.append(task)
         await asyncio.sleep(seconds)
-        return task.inputs
+        return inputs
 
     return calls
 

@@ -1,7 +1,8 @@
 """What the tests of the log share."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -39,10 +40,13 @@ def more(stream: UUID, head: Head, events: int = 1) -> Append:
 async def running(engine: AsyncEngine, **options: Any) -> AsyncIterator[Appender]:
     """An appender at work."""
     appender = Appender(engine, **options)
-    async with anyio.create_task_group() as group:
-        group.start_soon(appender.run)
+    work = asyncio.create_task(appender.run())
+    try:
         yield appender
-        group.cancel_scope.cancel()
+    finally:
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
 
 
 @asynccontextmanager

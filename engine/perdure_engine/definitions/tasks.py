@@ -35,6 +35,7 @@ def read_defaults(fields: Fields) -> Defaults:
 def read_tasks(items: list[tuple[str, Any]], defaults: Defaults, report: Report) -> dict[str, TaskDraft]:
     """The tasks by id, in document order; what cannot be one is reported and left out."""
     found: dict[str, Fields] = {}
+    again: list[Fields] = []
     for pointer, value in items:
         if not isinstance(value, dict):
             report.fault(pointer, f"a task is an object, not {kind(value)}")
@@ -43,6 +44,11 @@ def read_tasks(items: list[tuple[str, Any]], defaults: Defaults, report: Report)
         task_id = _task_id(fields, found)
         if task_id is not None:
             found[task_id] = fields
+        else:
+            again.append(fields)
+    for fields in again:
+        # It has no place among the tasks, but its author wants to know of all that is wrong with it.
+        _read_task("", fields, found, defaults)
     return {task_id: _read_task(task_id, fields, found, defaults) for task_id, fields in found.items()}
 
 
