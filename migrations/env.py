@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from alembic import context
 from alembic.util import CommandError
@@ -10,7 +9,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.pool import NullPool
 
-from perdure.database import EMBEDDED, check_name
+from perdure.database import check_name, embedded_folder
 from perdure.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from perdure.errors import PerdureError
 from perdure.settings import Settings
@@ -42,10 +41,11 @@ def migrate(connection: Connection, schema: str) -> None:
 def named(database: str | None) -> Iterator[str]:
     """The URL of the database that the environment names, an embedded one started for as long as it takes."""
     database = check_name(database)
-    if not database.startswith(EMBEDDED):
+    folder = embedded_folder(database)
+    if folder is None:
         yield database.replace("postgres://", "postgresql://", 1)
         return
-    server = EmbeddedPostgres(Path(database.removeprefix(EMBEDDED) or ".perdure").absolute())
+    server = EmbeddedPostgres(folder)
     url = server.acquire()
     try:
         yield url

@@ -9,12 +9,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
-from perdure.background import Background
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run
 from perdure.errors import NotConnected
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
+from perdure_engine.background import Background
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.event_manager import EventManager, Listener
 from perdure_engine.facts import EventPublished

@@ -11,7 +11,7 @@ from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, S
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import load_run
+from perdure_engine.history import UnknownRun, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
@@ -163,7 +163,10 @@ class Client:
 
     async def _same_run(self, run: UUID, command: StartRun) -> None:
         """The run is there already: fine if it was started with the same content."""
-        known = (await load_run(self.reader, self.registry, run)).state
+        try:
+            known = (await load_run(self.reader, self.registry, run)).state
+        except UnknownRun as error:
+            raise StartRefused(f"{run} is no run, but the id of something else; choose another run id") from error
         if known.input != command.input or known.start.name != command.event:
             raise StartRefused(f"run {run} was started before with another input or event; choose another run id")
 

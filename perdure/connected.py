@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from perdure import database
-from perdure.background import Background
 from perdure.client import Client
+from perdure_engine.background import Background
 from perdure_engine.task_types import TaskTypes
 
 

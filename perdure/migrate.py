@@ -1,10 +1,13 @@
 """Bringing a database's schema to this version: alembic's migrations, shipped with the package."""
 
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
+from anyio import to_thread
+from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import NullPool
 
 from perdure_eventstore.errors import LogError, SchemaMissing
 from perdure_eventstore.session import Session
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 REVISION = "0001"
 """The revision this version of Perdure needs: the newest of the migrations (a test holds them equal)."""
+
+# Alembic keeps what it is doing in a module's globals, so in one process there is one migration at a time.
+_ALEMBIC = Lock()
 
 
 def migrations() -> "Config":
@@ -33,15 +39,16 @@ async def migrate(engine: AsyncEngine, schema: str = "perdure") -> None:
     if await _found(engine, schema) == [REVISION]:
         return
 
-    def upgrade(connection: Connection) -> None:
+    def upgrade() -> None:
         from alembic import command
 
         config = migrations()
-        config.attributes.update(connection=connection, schema=schema)
-        command.upgrade(config, "head")
+        url = engine.url.set(drivername="postgresql+psycopg")
+        with _ALEMBIC, create_engine(url, poolclass=NullPool).begin() as connection:
+            config.attributes.update(connection=connection, schema=schema)
+            command.upgrade(config, "head")
 
-    async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
+    await to_thread.run_sync(upgrade)
 
 
 async def check_schema(engine: AsyncEngine, schema: str = "perdure") -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from perdure_engine.history import Loaded
+from perdure_engine.history import Loaded, UnknownRun
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
 from perdure_engine.run.commands import BeginAttempt, RunCommand
@@ -56,6 +56,9 @@ class Owner(Protocol):
 
     def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
         """These inbox rows are decided: ``recorded`` ones were deleted in an append, the others made no event."""
+
+    def caught_up(self, run: "HeldRun") -> None:
+        """The run's state is the one after events that others appended, or of an append whose outcome was unknown."""
 
     def idle(self, run: "HeldRun") -> None:
         """Nothing is waiting to be decided or recorded."""
@@ -129,12 +132,21 @@ class HeldRun:
         while self._in_flight:
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._turns.append(free)
-            await free
+            try:
+                await free
+            except asyncio.CancelledError:
+                if not free.cancelled():
+                    # The turn was ours already, and goes to the next.
+                    self._next()
+                raise
         self._in_flight = True
         try:
             decision = await turn()
-        finally:
+        except BaseException:
             self._in_flight = False
+            self._next()
+            raise
+        self._in_flight = False
         if decision is not None:
             self._owner.committed(self, decision.events)
             self._begin_later(decision)
@@ -193,26 +205,38 @@ class HeldRun:
             self._owner.committed(self, decision.events)
             self._next()
             return
-        self._owner.give_back(decision.reserved)
         if isinstance(result, Conflict):
-            self._mailbox[:0] = [message._replace(reserved=False) for message in decision.messages]
+            # The messages keep the slots they came with.
+            self._owner.give_back(decision.reserved - sum(message.reserved for message in decision.messages))
+            self._mailbox[:0] = decision.messages
             self._in_flight = True
             task = asyncio.get_running_loop().create_task(self._catch_up())
             task.add_done_callback(_raise_unexpected)
         else:
+            self._owner.give_back(decision.reserved)
             self._in_flight = False
-            self._owner.failed(self, result)
+            self._fail(decision.messages, result)
+
+    def _fail(self, messages: Sequence[Message], error: LogError) -> None:
+        """Give up; what came from the inbox is still there."""
+        letters = [message.inbox for message in (*messages, *self._mailbox) if message.inbox is not None]
+        self._owner.give_back(sum(message.reserved for message in self._mailbox))
+        self._mailbox = []
+        if letters:
+            self._owner.consumed(letters, recorded=True)
+        self._owner.failed(self, error)
 
     async def _catch_up(self) -> None:
         log.info("somebody else appended to the run first", run=str(self.run_id), version=self.head.version)
         try:
             await self.reload()
-        except LogError as error:
+        except (LogError, UnknownRun) as error:
             self._in_flight = False
-            self._owner.failed(self, error)
+            # What is there under this id may be no run at all.
+            self._fail((), error if isinstance(error, LogError) else Conflict(self.run_id, self.head.version))
             return
         self._in_flight = False
-        self._owner.committed(self, [])
+        self._owner.caught_up(self)
         self._next()
 
     def _next(self) -> None:

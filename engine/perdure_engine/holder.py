@@ -98,12 +98,12 @@ class Holder:
         finally:
             del self._loading[run]
 
-    def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> HeldRun:
-        """Start a run of this node's shards; its first commit is told to the listeners like any other."""
-        if (held := self._held.get(state.run_id)) is None:
-            held = self._hold(HeldRun(self, state, NO_STREAM, armed_at))
-        held.tell(command)
-        return held
+    def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> bool:
+        """Start a run of this node's shards; its first commit is told to the listeners. False: it is held already."""
+        if state.run_id in self._held:
+            return False
+        self._hold(HeldRun(self, state, NO_STREAM, armed_at)).tell(command)
+        return True
 
     async def resume(self, run: UUID) -> None:
         """After a takeover: what was under way is interrupted, what was scheduled waits for a slot."""
@@ -164,6 +164,14 @@ class Holder:
                     self._attempts.cancel_run(run.run_id)
         for listener in self.listeners:
             listener(run.run_id, events, run.state)
+
+    def caught_up(self, run: HeldRun) -> None:
+        self.committed(run, ())
+        self._timers.look()
+        for task_id, task in run.state.tasks.items():
+            # One that waits for a slot already begins once: the second time nothing comes of it.
+            if task.status == "scheduled" and self.take_slot(run, task_id):
+                self._begin(run, task_id)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
         self._held.pop(run.run_id, None)

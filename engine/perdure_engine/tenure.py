@@ -1,19 +1,19 @@
 """A node's time under one identity: what it consists of, and its duties."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 from uuid import UUID
 
 import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from perdure_engine.attempts import Attempts
+from perdure_engine.background import Background
+from perdure_engine.duties import repeat
 from perdure_engine.endings import Endings
 from perdure_engine.exactly_once import ExactlyOnce
 from perdure_engine.history import UnknownRun
@@ -32,7 +32,7 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timers
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.appender import Appender
-from perdure_eventstore.errors import FenceLost, LogError, LogUnavailable
+from perdure_eventstore.errors import Conflict, FenceLost, LogError, LogUnavailable
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
@@ -93,8 +93,8 @@ class Tenure:
             self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set
         )  # fmt: skip
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
-        self._running: set[asyncio.Task[None]] = set()
-        self._starting: dict[UUID, list[asyncio.Future[bool]]] = {}
+        self._background = Background()
+        self._starting: dict[UUID, asyncio.Future[bool]] = {}
 
     def _attempts(self, engine: AsyncEngine, types: TaskTypes, statement: WorkStatement) -> Attempts:
         exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now)
@@ -108,7 +108,7 @@ class Tenure:
     async def __aenter__(self) -> Self:
         try:
             await self.leases.join()
-            self._spawn(self.appender.run())
+            self._background.spawn(self.appender.run())
             await self.take_over(await self.leases.renew())
         except BaseException:
             await self._close()
@@ -142,12 +142,12 @@ class Tenure:
         self.timers.start()
         self.feed.listeners.append(self._letters.set)
         duties = [
-            self._spawn(self._repeat(self._renew, self.leases.renewal_interval)),
-            self._spawn(self._repeat(self.read_inbox, self._settings.poll, self._letters)),
-            self._spawn(self._repeat(self.fire_timers, self._settings.scan, self._due)),
-            self._spawn(self._repeat(self.scan, self._settings.scan)),
-            self._spawn(self._repeat(self.router.run, 0.1)),
-            self._spawn(self._until_fenced()),
+            self._background.spawn(repeat(self._renew, self.leases.renewal_interval)),
+            self._background.spawn(repeat(self.read_inbox, self._settings.poll, self._letters)),
+            self._background.spawn(repeat(self.fire_timers, self._settings.scan, self._due)),
+            self._background.spawn(repeat(self.scan, self._settings.scan)),
+            self._background.spawn(repeat(self.router.run, 0.1)),
+            self._background.spawn(self._until_fenced()),
         ]
         stop = asyncio.create_task(stopping.wait())
         try:
@@ -191,8 +191,13 @@ class Tenure:
     async def read_inbox(self) -> None:
         """Hand what came from outside to its runs."""
         while letters := await self.inbox.read(sorted(self.leases.shards)):
-            for letter in letters:
-                await self._hand(letter)
+            handed = 0
+            try:
+                for letter in letters:
+                    await self._hand(letter)
+                    handed += 1
+            finally:
+                self.inbox.forget([letter.id for letter in letters[handed:]])
             await self.appender.drain()
 
     async def fire_timers(self) -> None:
@@ -213,23 +218,28 @@ class Tenure:
         """Start a run here if this node leases its shard, or leave it to its owner. False: it was there already."""
         if shard_of(state.run_id) not in self.leases.shards:
             return await append_start(self.appender, state, command, armed_at)
+        while (other := self._starting.get(state.run_id)) is not None:
+            await asyncio.wait([other])
+        if not self.holder.start_run(state, command, armed_at):
+            return False
         started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._starting.setdefault(state.run_id, []).append(started)
-        self.holder.start_run(state, command, armed_at)
+        self._starting[state.run_id] = started
         return await started
 
     def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
         self.feed.hint(urgent=False)
-        for started in self._starting.pop(run, ()):
-            if not started.done():
-                started.set_result(any(isinstance(event, e.RunStarted) for event in events))
+        if (started := self._starting.pop(run, None)) is not None and not started.done():
+            started.set_result(any(isinstance(event, e.RunStarted) for event in events))
 
     def _refused(self, run: UUID, error: LogError) -> None:
         if isinstance(error, FenceLost):
             self._fenced.set()
-        for started in self._starting.pop(run, ()):
-            if not started.done():
-                started.set_exception(error)
+        if (started := self._starting.pop(run, None)) is None or started.done():
+            return
+        if isinstance(error, Conflict):
+            started.set_result(False)
+        else:
+            started.set_exception(error)
 
     async def _resume(self, run: UUID) -> None:
         try:
@@ -245,15 +255,13 @@ class Tenure:
             if letter.event is None:
                 await self._resume(letter.run)
                 self.inbox.discard([letter.id])
+                self.timers.look()
                 return
             published = await self.inbox.event(letter.event)
             run = await self.holder.get(letter.run)
         except UnknownRun:
             log.exception("an inbox row names a run that is not in the log", run=str(letter.run))
             return
-        except LogError:
-            self.inbox.forget([letter.id])
-            raise
         command = c.ReceiveEvent(
             at=self.now(), event=published.name, event_id=letter.event, payload=published.payload, key=published.key
         )
@@ -266,48 +274,10 @@ class Tenure:
         await self._fenced.wait()
         raise FenceLost(f"node {self.node_id} was fenced off")
 
-    async def _repeat(
-        self, duty: Callable[[], Awaitable[None]], interval: float, wake: asyncio.Event | None = None
-    ) -> None:
-        """Do a duty every ``interval`` seconds, and at once when ``wake`` is set; a lost log makes it wait longer."""
-        waits = wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1)
-        while True:
-            if wake is not None:
-                wake.clear()
-            async for attempt in AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=waits):
-                with attempt:
-                    try:
-                        await duty()
-                    except LogError:
-                        raise
-                    except Exception:
-                        log.exception("a duty of the node failed, it will be done again", duty=duty.__qualname__)
-            if wake is None:
-                await asyncio.sleep(interval)
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await wake.wait()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._ran)
-        return task
-
-    def _ran(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, LogError):
-            log.error("part of the node ended", exc_info=error)
-
     async def _close(self) -> None:
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        for futures in self._starting.values():
-            for started in futures:
-                if not started.done():
-                    started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
+        await self._background.close()
+        for started in self._starting.values():
+            if not started.done():
+                started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
         for session in (self._session, self._router_session, self._lease_session):
             await session.close()

@@ -67,6 +67,10 @@ class Timers:
             local = datetime.now(due.tzinfo) + max(due - self._now(), timedelta(0))
             self._scheduler.add_job(self._fire, "date", run_date=local, id=_JOB, replace_existing=True)
 
+    def look(self) -> None:
+        """There may be timers that nobody noted."""
+        self._wake()
+
     async def due(self, shards: Sequence[int]) -> list[Timer]:
         """What is due now, earliest first, at most one batch."""
         return [Timer(*row) for row in await self._session.fetch(self._due, (list(shards), self._now()))]

@@ -30,7 +30,11 @@ events = Table(
     Column("type", Text, nullable=False),
     Column("data", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
-    Column("payload", LargeBinary, comment="What users gave or got, as written."),
+    Column(
+        "payload",
+        LargeBinary,
+        comment="What users gave or got, as written. Null with a digest: large (in payloads) or erased.",
+    ),
     Column("payload_salt", LargeBinary),
     Column("payload_digest", LargeBinary),
     Column("hash", LargeBinary, nullable=False),

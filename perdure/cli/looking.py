@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import App
-from perdure.background import Background
 from perdure.cli.output import warn
 from perdure.client import Client
 from perdure.connected import connected
+from perdure_engine.background import Background
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.session import Session
 from perdure_projections.builtin import BUILTIN

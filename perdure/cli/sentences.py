@@ -53,12 +53,17 @@ def _of_database(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"
     if isinstance(error, LogError | EmbeddedPostgresError):
-        return exits.NO_DATABASE, str(error)
+        return exits.NO_DATABASE, _on_one_line(error)
     if isinstance(error, DBAPIError | psycopg.Error):
-        return exits.NO_DATABASE, str(connection_error(error))
+        return exits.NO_DATABASE, _on_one_line(connection_error(error))
     if isinstance(error, PoolTimeout):
         return exits.NO_DATABASE, "the database has no free connection"
     return None
+
+
+def _on_one_line(error: BaseException) -> str:
+    """libpq likes to ask whether the server is running on a second one."""
+    return " ".join(str(error).split())
 
 
 def _of_the_rest(error: BaseException) -> tuple[int, str]:

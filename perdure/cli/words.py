@@ -8,7 +8,6 @@ from perdure_engine.definitions.durations import parse_duration
 _STYLES = {
     "completed": "green",
     "active": "green",
-    "open": "cyan",
     "started": "cyan",
     "open": "cyan",
     "scheduled": "blue",

@@ -169,7 +169,7 @@ async def test_a_start_whose_key_is_taken_is_refused_and_holds_up_nobody(databas
             assert isinstance(answer, perdure.Run)
             await answer.result(timeout=10)
         # What a client was refused an event still reaches.
-        (run,) = await (await app.publish("began", {"id": "ada"})).runs()
+        (run,) = await (await app.publish("came", {"id": "ada"})).runs()
         assert run.run_id == first.run_id
 
 

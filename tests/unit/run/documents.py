@@ -57,20 +57,18 @@ def _ids(number: int) -> st.SearchStrategy[str]:
 
 
 def _conditions(number: int, alone: bool) -> st.SearchStrategy[Any]:
-    end = st.tuples(_ids(number), st.sampled_from(ENDS)).map(lambda drawn: f"{drawn[0]}.{drawn[1]}")
-    completion = st.tuples(st.just("task_completed"), _ids(number).map(lambda of: f"event.payload.task_id == '{of}'"))
-    event = st.tuples(st.sampled_from(EVENTS), st.sampled_from(WHERES))
-    written = st.builds(
-        _event, completion if alone else completion | event | event, st.just(None) if alone else _ENDLESS
-    )
-    return (
-        end | end | end | st.sampled_from(["go", "task_completed"] if alone else ["paid", "task_completed"]) | written
-    )
+    end = st.builds("{}.{}".format, _ids(number), st.sampled_from(ENDS))
+    of = _ids(number).map(lambda other: f"event.payload.task_id == '{other}'")
+    completion = st.builds(_event, st.just("task_completed"), st.none() | of, st.none() if alone else _WITHIN)
+    event = st.builds(_event, st.sampled_from(EVENTS), st.sampled_from(WHERES), _WITHIN)
+    if alone:
+        return end | end | end | st.sampled_from(["go", "task_completed"]) | completion
+    return end | end | end | st.sampled_from(["paid", "task_completed"]) | completion | event | event
 
 
-_ENDLESS = st.sampled_from([None, None, 30])
+_WITHIN = st.sampled_from([None, None, 30])
 
 
-def _event(event: tuple[str, str | None], within: int | None) -> dict[str, Any]:
-    where = {} if event[1] is None else {"where": event[1]}
-    return {"event": event[0], **where, **({} if within is None else {"within": within})}
+def _event(name: str, where: str | None, within: int | None) -> dict[str, Any]:
+    keys = {"event": name, "where": where, "within": within}
+    return {key: value for key, value in keys.items() if value is not None}

@@ -7,20 +7,29 @@ from typing import Any, Self
 
 import structlog
 
+from perdure_eventstore.errors import FenceLost
+
 log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Spawn into it inside ``async with``; leaving cancels what still runs, the latest first."""
+    """Spawn into it; ``close``, or leaving ``async with``, cancels what still runs, the latest first."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[Any]] = []
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run ``work`` beside. An error that ends it is logged."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run ``work`` beside. An error that ends it is logged; FenceLost is an ordinary end of a node's work."""
         task = asyncio.create_task(work)
         self._tasks.append(task)
         task.add_done_callback(self._ended)
+        return task
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for its end."""
+        for task in reversed(list(self._tasks)):
+            task.cancel()
+            await asyncio.wait([task])
 
     async def __aenter__(self) -> Self:
         return self
@@ -28,11 +37,11 @@ class Background:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in reversed(list(self._tasks)):
-            task.cancel()
-            await asyncio.wait([task])
+        await self.close()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, FenceLost):
+                return
             log.error("part of the application ended", exc_info=error)
