@@ -21,8 +21,9 @@ class BreakingProxy:
     answers, and the answer is thrown away.
     """
 
-    def __init__(self, target: Path) -> None:
-        self._target = target
+    def __init__(self, host: str, port: int) -> None:
+        """``host`` is a name, or the folder of a Unix socket."""
+        self._host, self._port = host, port
         self._marker: bytes | None = None
         self._where: Where = "before the answer"
         self.broken = 0
@@ -37,7 +38,7 @@ class BreakingProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        server_reader, server_writer = await self._connect()
         answers = asyncio.create_task(self._forward(server_reader, writer))
         try:
             while data := await reader.read(1 << 20):
@@ -62,6 +63,11 @@ class BreakingProxy:
                     await end.wait_closed()
             self._tasks.discard(task)
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
+        return await asyncio.open_connection(self._host, self._port)
+
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
@@ -78,13 +84,13 @@ class BreakingProxy:
 
 @asynccontextmanager
 async def breaking_proxy(url: str) -> AsyncIterator[tuple[str, BreakingProxy]]:
-    """The proxy before the database of ``url`` (on a Unix socket), and the URL that goes through it."""
+    """The proxy before the database of ``url``, and the URL that goes through it."""
     parsed = make_url(url)
-    host, port = parsed.query["host"], parsed.query.get("port", str(parsed.port or _PORT))
+    host, port = parsed.query.get("host", parsed.host or "localhost"), parsed.query.get("port", parsed.port or _PORT)
     with tempfile.TemporaryDirectory(prefix="proxy-") as folder:
-        proxy = BreakingProxy(Path(str(host)) / f".s.PGSQL.{port}")
+        proxy = BreakingProxy(str(host), int(str(port)))
         server = await asyncio.start_unix_server(proxy.serve, Path(folder) / f".s.PGSQL.{_PORT}")
-        through = parsed.set(port=None).update_query_dict({"host": folder, "port": str(_PORT)})
+        through = parsed.set(host=None, port=None).update_query_dict({"host": folder, "port": str(_PORT)})
         try:
             yield through.render_as_string(hide_password=False), proxy
         finally:

@@ -22,11 +22,11 @@ class DebianPostgres:
     def start(self) -> str:
         """Start, made first if need be, and return the URL of a database a superuser may use."""
         if not self._data.exists():
-            self._run("initdb", "-D", self._data, "-U", "perdure", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+            self._run("initdb", "-D", self._data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
         # What is thrown away needs no fsync. Prepared transactions are for the tests of the settled mark.
         options = f"-h '' -k {self._folder} -c fsync=off -c max_prepared_transactions=10 -c timezone=UTC"
         self._run("pg_ctl", "-D", self._data, "-l", self._folder / "log", "-o", options, "-w", "start")
-        return f"postgresql://perdure@/postgres?host={self._folder}"
+        return f"postgresql://tester@/postgres?host={self._folder}"
 
     def stop(self) -> None:
         """Stop, and keep the data."""

@@ -89,15 +89,18 @@ def execute(url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
-def tamper(url: str, *statements: str) -> None:
+def with_guards_off(*statements: str) -> list[str]:
     """What somebody with every right could do to the log: switch its guards off, change it, switch them on."""
-    with superuser(url) as connection, connection.transaction():
-        for table in ("events", "payloads"):
-            connection.execute(f"alter table perdure.{table} disable trigger all".encode())
-        for statement in statements:
-            connection.execute(statement.encode())
-        for table in ("events", "payloads"):
-            connection.execute(f"alter table perdure.{table} enable always trigger {table}_are_final".encode())
+    tables = ("events", "payloads")
+    return [
+        *(f"alter table perdure.{table} disable trigger all" for table in tables),
+        *statements,
+        *(f"alter table perdure.{table} enable always trigger {table}_are_final" for table in tables),
+    ]
+
+
+def tamper(url: str, *statements: str) -> None:
+    execute(url, "begin", *with_guards_off(*statements), "commit")
 
 
 async def until(condition: Any, seconds: float = 10.0) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from perdure_engine.definitions.definition import Retry, TaskSpec
 from perdure_engine.errors import NoRetry
-from perdure_engine.exactly_once import ExactlyOnce
+from perdure_engine.exactly_once import ConnectionLost, ExactlyOnce
 from perdure_engine.handlers import TaskType, call
 from perdure_engine.held_run import HeldRun
 from perdure_engine.leases import Leases
@@ -132,6 +132,9 @@ class Attempts:
         except FenceLost as error:
             run.fenced(error)
             return None
+        except ConnectionLost:
+            # The log's own Postgres went away: no fault of the handler's.
+            return c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt)
         except Exception as error:
             if seconds is not None and isinstance(error, TimeoutError) and limit.expired():
                 return self._timed_out(run, spec, task_type, attempt, seconds)

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,10 +17,17 @@ from perdure_engine.task import Task
 from perdure_eventstore.append import Batch, Statement, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.door import Json
+from perdure_eventstore.errors import LogUnavailable
+
+_NOT_FOR_EVER = "set local idle_in_transaction_session_timeout = '5s'"
 
 
 class AttemptSuperseded(Exception):
     """The attempt was decided otherwise while its handler worked; what it wrote is rolled back."""
+
+
+class ConnectionLost(Exception):
+    """Postgres went away under an attempt: what it wrote is gone, unless its completion is in the log."""
 
 
 class ExactlyOnce:
@@ -34,23 +43,40 @@ class ExactlyOnce:
     async def run(self, run: HeldRun, task: Task, work: Callable[[SqlAlchemyConnection], Awaitable[Any]]) -> bool:
         """Do ``work`` and record its output. False when the attempt was already decided; nothing is kept then.
 
-        Raises what ``work`` raises, and LogError.
+        Raises what ``work`` raises, ConnectionLost, and LogError.
         """
-        async with self._engine.connect() as connection:
-            # Not as a context manager: the commit is ours to place, within the run's turn. Closing rolls back.
-            await connection.begin()
-            output = Json.of(await work(connection))
-            try:
-                await run.take_turn(lambda: self._complete(run, task, output, connection))
-            except AttemptSuperseded:
-                return False
+        raw: AsyncConnection[Any] | None = None
+        try:
+            async with self._engine.connect() as connection:
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert isinstance(raw, AsyncConnection)
+                await self._run(run, task, work, connection, raw)
+        except AttemptSuperseded:
+            return False
+        except (DBAPIError, psycopg.Error, LogUnavailable) as error:
+            if raw is None or raw.closed:
+                raise ConnectionLost(str(error)) from error
+            raise
         return True
 
+    async def _run(
+        self,
+        run: HeldRun,
+        task: Task,
+        work: Callable[[SqlAlchemyConnection], Awaitable[Any]],
+        connection: SqlAlchemyConnection,
+        raw: AsyncConnection[Any],
+    ) -> None:
+        # Not as a context manager: the commit is ours to place, within the run's turn. Closing rolls back.
+        await connection.begin()
+        output = Json.of(await work(connection))
+        await run.take_turn(lambda: self._complete(run, task, output, connection, raw))
+
     async def _complete(
-        self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection
+        self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
     ) -> Decision | None:
-        raw = (await connection.get_raw_connection()).driver_connection
-        assert isinstance(raw, AsyncConnection)
+        # Frozen from here on, this process would hold the node's row, which whoever takes over waits for.
+        await raw.execute(_NOT_FOR_EVER)
         while True:
             command = CompleteAttempt(
                 at=self._now(), task_id=task.task_id, attempt=task.attempt, output=output

@@ -1,7 +1,7 @@
 """The runs a node holds, and what each of their events makes it do."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -11,6 +11,7 @@ import structlog
 from perdure_engine.attempts import Attempts
 from perdure_engine.held_run import HeldRun
 from perdure_engine.history import Loaded, fold_tail, load_run
+from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
 from perdure_engine.registry import Registry
 from perdure_engine.run import commands as c
@@ -115,6 +116,13 @@ class Holder:
                 self._begin(held, task_id)
         if not held.is_busy:
             self.idle(held)
+
+    def let_go(self, shards: Collection[int], most: int) -> list[int]:
+        """Forget up to ``most`` of ``shards`` in which nothing is under way, and return them."""
+        busy = {shard_of(run) for run in (*self._held, *self._loading)}
+        idle = [shard for shard in shards if shard not in busy][:most]
+        self._parked = {run for run in self._parked if shard_of(run) not in idle}
+        return idle
 
     def types_changed(self) -> None:
         """A task type was added: whatever waited for it may start."""

@@ -8,7 +8,7 @@ append of that node in flight and makes every later one fail, and only then read
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -35,6 +35,8 @@ class Leases:
     def __init__(self, session: Session, node: UUID, task_types: Sequence[str], schema: str, seconds: float) -> None:
         """``seconds`` is how long a lease lasts; it is renewed three times in that."""
         self._tokens: dict[int, int] = {}
+        self.surplus = 0
+        """How many shards more than a fair share there were at the last renewal."""
         self.epoch = 1
         self._session = session
         self._node = node
@@ -43,16 +45,19 @@ class Leases:
         self._length = timedelta(seconds=seconds)
         self._until = 0.0
         nodes, shards = f'"{schema}".nodes', f'"{schema}".shards'
-        self._join = f"insert into {nodes} (node, epoch, name, task_types) values (%s, %s, %s, %s)"
+        self._join = f"""insert into {nodes} (node, epoch, name, task_types, alive_until)
+            values (%s, %s, %s, %s, clock_timestamp() + %s)"""
+        self._live = f"""with alive as (update {nodes} set alive_until = clock_timestamp() + %s where node = %s)
+            select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()"""
         self._fence = f"""update {nodes} set epoch = epoch + 1 where node <> %s and node in
-            (select node from {shards} where lease_until < clock_timestamp())"""
+            (select node from {shards} where lease_until < clock_timestamp()) returning node"""
         # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death.
         self._renew = f"""update {shards} set lease_until = clock_timestamp() + %s where node = %s
             and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard"""
-        self._live = f"""select count(distinct node) from {shards}
-            where node <> %s and lease_until > clock_timestamp()"""
+        # Only from the fenced: one whose lease runs out just now still believes that it may write.
         self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s, token = token + 1 from
             (select shard from {shards} where node is null or lease_until < clock_timestamp()
+                and (node = any(%s) or not exists (select from {nodes} n where n.node = {shards}.node))
              order by shard limit %s for update skip locked) free
             where s.shard = free.shard returning s.shard, s.token"""
         self._give = f"""update {shards} set node = null, lease_until = '-infinity'
@@ -83,7 +88,7 @@ class Leases:
     async def join(self) -> None:
         """Write the node's row."""
         name = f"{socket.gethostname()}:{os.getpid()}"
-        await self._session.fetch(self._join, (self._node, self.epoch, name, self._types))
+        await self._session.fetch(self._join, (self._node, self.epoch, name, self._types, self._length))
         await self._session.fetch(self._sweep)
 
     async def renew(self) -> frozenset[int]:
@@ -97,15 +102,22 @@ class Leases:
         }
         if not self.shards <= mine:
             raise FenceLost(f"the lease of node {self._node} ran out")
-        others = (await self._session.fetch(self._live, (self._node,)))[0][0]
+        others = (await self._session.fetch(self._live, (self._length, self._node, self._node)))[0][0]
         share = -(-SHARDS // (others + 1))
-        await self._session.fetch(self._fence, (self._node,))
+        fenced = [row[0] for row in await self._session.fetch(self._fence, (self._node,))]
         taken: dict[int, int] = {}
         if len(mine) < share:
-            taken = dict(await self._session.fetch(self._take, (self._node, self._length, share - len(mine))))
+            taken = dict(await self._session.fetch(self._take, (self._node, self._length, fenced, share - len(mine))))
         self._until = sent + self._seconds
         self._tokens |= taken
+        self.surplus = len(self._tokens) - share
         return frozenset(taken)
+
+    async def give(self, shards: Collection[int]) -> None:
+        """Leave ``shards`` to other nodes; nothing of them may be under way."""
+        for shard in shards:
+            del self._tokens[shard]
+        await self._session.fetch(self._give, (self._node, list(shards)))
 
     async def release(self) -> None:
         """Give everything back at once, for a clean stop."""

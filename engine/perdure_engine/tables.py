@@ -32,6 +32,7 @@ nodes = Table(
     Column("name", Text, nullable=False),
     Column("task_types", ARRAY(Text), nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    Column("alive_until", DateTime(timezone=True), nullable=False),
     comment="Running engine processes. Every append by a node checks its epoch here.",
 )
 

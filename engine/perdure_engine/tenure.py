@@ -16,7 +16,6 @@ from perdure_engine.background import Background
 from perdure_engine.duties import repeat
 from perdure_engine.endings import Endings
 from perdure_engine.exactly_once import ExactlyOnce
-from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder, Identity
 from perdure_engine.identity import new_id, shard_of
 from perdure_engine.inbox import Inbox, Letter
@@ -29,7 +28,7 @@ from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
 from perdure_engine.starting import append_start
 from perdure_engine.task_types import TaskTypes
-from perdure_engine.timers import Timers
+from perdure_engine.timers import Timer, Timers
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import Conflict, FenceLost, LogError, LogUnavailable
@@ -94,6 +93,8 @@ class Tenure:
         )  # fmt: skip
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
         self._background = Background()
+        self._reaching = asyncio.Lock()
+        """Held while runs are looked up for what reached them, so that no shard is given away under them."""
         self._starting: dict[UUID, asyncio.Future[bool]] = {}
 
     def _attempts(self, engine: AsyncEngine, types: TaskTypes, statement: WorkStatement) -> Attempts:
@@ -184,35 +185,46 @@ class Tenure:
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
-        for (run,) in await self._session.fetch(self._open, (sorted(self.leases.shards),)):
-            if not self.holder.knows(run):
-                await self._resume(run)
+        async with self._reaching:
+            for (run,) in await self._session.fetch(self._open, (sorted(self.leases.shards),)):
+                if not self.holder.knows(run):
+                    await self._resume(run)
 
     async def read_inbox(self) -> None:
         """Hand what came from outside to its runs."""
-        while letters := await self.inbox.read(sorted(self.leases.shards)):
-            handed = 0
-            try:
-                for letter in letters:
-                    await self._hand(letter)
-                    handed += 1
-            finally:
-                self.inbox.forget([letter.id for letter in letters[handed:]])
+        while True:
+            async with self._reaching:
+                letters = await self.inbox.read(sorted(self.leases.shards))
+                handed = 0
+                try:
+                    for letter in letters:
+                        await self._hand(letter)
+                        handed += 1
+                finally:
+                    self.inbox.forget([letter.id for letter in letters[handed:]])
+            if not letters:
+                return
             await self.appender.drain()
 
     async def fire_timers(self) -> None:
         """Tell every run whose timer is due."""
-        shards = sorted(self.leases.shards)
-        while timers := await self.timers.due(shards):
-            for timer in timers:
-                run = await self.holder.get(timer.run)
-                command = timer.command(self.now())
-                if run.is_busy or advance(run.state, command)[0]:
-                    run.tell(command)
-                else:
-                    await self.timers.delete(timer)
+        while True:
+            async with self._reaching:
+                timers = await self.timers.due(sorted(self.leases.shards))
+                for timer in timers:
+                    await self._fire(timer)
+            if not timers:
+                await self.timers.arm(sorted(self.leases.shards))
+                return
             await self.appender.drain()
-        await self.timers.arm(shards)
+
+    async def _fire(self, timer: Timer) -> None:
+        run = await self.holder.get(timer.run)
+        command = timer.command(self.now())
+        if run.is_busy or advance(run.state, command)[0]:
+            run.tell(command)
+        else:
+            await self.timers.delete(timer)
 
     async def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> bool:
         """Start a run here if this node leases its shard, or leave it to its owner. False: it was there already."""
@@ -259,8 +271,11 @@ class Tenure:
                 return
             published = await self.inbox.event(letter.event)
             run = await self.holder.get(letter.run)
-        except UnknownRun:
-            log.exception("an inbox row names a run that is not in the log", run=str(letter.run))
+        except LogError:
+            raise
+        except Exception:
+            # One row that cannot be read shall not hold up the others.
+            log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)
             return
         command = c.ReceiveEvent(
             at=self.now(), event=published.name, event_id=letter.event, payload=published.payload, key=published.key
@@ -269,6 +284,8 @@ class Tenure:
 
     async def _renew(self) -> None:
         await self.take_over(await self.leases.renew())
+        if self.leases.surplus > 0 and not self._reaching.locked():
+            await self.leases.give(self.holder.let_go(self.leases.shards, self.leases.surplus))
 
     async def _until_fenced(self) -> None:
         await self._fenced.wait()

@@ -87,7 +87,8 @@ class Feed:
         self._hinted.clear()
         self._urgent.clear()
         position = await mark.advance()
-        if position > self.mark:
+        # At first, 0 may only mean that somebody has not committed yet.
+        if position > self.mark and (position or not mark.pending):
             self.mark = position
             moved, self._moved = self._moved, asyncio.Event()
             moved.set()

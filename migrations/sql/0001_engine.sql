@@ -6,7 +6,8 @@ create table perdure.nodes (
     epoch integer not null,
     name text not null,
     task_types text[] not null,
-    started_at timestamptz not null default clock_timestamp()
+    started_at timestamptz not null default clock_timestamp(),
+    alive_until timestamptz not null
 );
 comment on table perdure.nodes is 'Running engine processes. Every append by a node checks its epoch here.';
 

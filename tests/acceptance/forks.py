@@ -91,11 +91,14 @@ class ForkServer:
             self._children.append(child)
         return child
 
+    def end_children(self) -> None:
+        """End with -9 whatever still lives."""
+        for child in self._children:
+            child.kill()
+
     def close(self) -> None:
         """End the children that are left, and the parent."""
-        for child in self._children:
-            child.signal(signal.SIGKILL)
-            child.wait(10.0)
+        self.end_children()
         self._process.communicate(timeout=10)
 
 

@@ -83,3 +83,16 @@ def test_an_application_that_cannot_be_imported_is_named(application: Path) -> N
     answer = perdure(application, "runs", "--app", "broken")
     assert answer.status == 2
     assert "the application broken cannot be imported: ModuleNotFoundError" in answer.err
+
+
+def test_log_lines_of_a_handler_name_its_attempt(application: Path, database_url: str) -> None:
+    handler = '    import logging; logging.getLogger("mine").warning("greeting %s", name)\n'
+    main = MAIN.replace("    return greeting(", f"{handler}    return greeting(")
+    (application / "main.py").write_text(main)
+    task = {"task_id": "greet", "type": "greet", "inputs": {"name": "{{name}}"}, "triggers": ["came"]}
+    (application / "welcome.json").write_text(json.dumps({"workflow_id": "welcome", "tasks": [task]}))
+    given = ("run", "welcome.json", "--event", "came", "--data", '{"name": "Eve"}', "--json", "--app", "main")
+    answer = perdure(application, *given, "--database", database_url)
+    (line,) = [json.loads(line) for line in answer.err.splitlines() if line.startswith("{")]
+    assert (line["event"], line["logger"], line["level"]) == ("greeting Eve", "mine", "warning")
+    assert (line["run"], line["task"], line["attempt"]) == (answer.lines[0]["run_id"], "greet", 1)

@@ -216,9 +216,7 @@ async def test_the_same_batch_sent_again_is_the_same_events(
     assert await send(connection, Statement(), batch, clock) == [None]
 
 
-async def test_many_rows_of_every_kind_fit_one_statement(
-    engine: AsyncEngine, connection: AsyncConnection[Any]
-) -> None:
+async def test_many_rows_of_every_kind_fit_one_statement(engine: AsyncEngine, connection: AsyncConnection[Any]) -> None:
     payloads = [None, b"", b"x", b"y" * 8192, b"z" * 8193, b"\0\xff"]
     appends = [new_stream(3, payload=payloads[i % 6]) for i in range(400)]
     answers = await append(connection, *appends)

@@ -19,7 +19,8 @@ REFUSED = [
     "truncate perdure.events",
     "truncate perdure.events, perdure.payloads restart identity cascade",
     "with gone as (delete from perdure.events returning 1) select * from gone",
-    "insert into perdure.events overriding system value select * from perdure.events on conflict (position) do update set type = 'Other'",
+    "insert into perdure.events overriding system value select * from perdure.events"
+    " on conflict (position) do update set type = 'Other'",
     "merge into perdure.events e using (select 1) s on true when matched then update set type = 'Other'",
     "merge into perdure.events e using (select 1) s on true when matched then delete",
     "update perdure.payloads set payload = 'Other'",
@@ -43,7 +44,9 @@ def connection(recorded_url: str, request: pytest.FixtureRequest) -> Iterator[ps
 
 
 def contents(connection: psycopg.Connection[Any]) -> list[Any]:
-    return connection.execute("select e, p from perdure.events e join perdure.payloads p using (stream, version)").fetchall()
+    return connection.execute(
+        "select e, p from perdure.events e join perdure.payloads p using (stream, version)"
+    ).fetchall()
 
 
 def test_what_is_recorded_cannot_be_changed_or_deleted(connection: psycopg.Connection[Any]) -> None:
@@ -51,7 +54,7 @@ def test_what_is_recorded_cannot_be_changed_or_deleted(connection: psycopg.Conne
     before = contents(connection)
     assert len(before) == 2
     for statement in REFUSED:
-        with pytest.raises(psycopg.Error, match="the log is append-only: .* is refused") as refused:
+        with pytest.raises(psycopg.Error, match=r"the log is append-only: .* is refused") as refused:
             connection.execute(statement.encode())
         assert refused.value.sqlstate == "PD001", statement
     assert contents(connection) == before

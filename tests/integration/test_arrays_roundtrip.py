@@ -15,13 +15,14 @@ from perdure_eventstore.database import raw_connection
 pytestmark = pytest.mark.every_postgres
 
 IDS = [UUID(int=0), UUID(int=2**128 - 1), uuid4()]
+BYTES = [b"", None, bytes(range(256)), b"\0" * 100_000]
 ITEMS: dict[str, tuple[Array, list[Any]]] = {
     "uuid[]": (arrays.uuids([item.bytes for item in IDS]), IDS),
     "smallint[]": (arrays.smallints([-(2**15), 0, 2**15 - 1]), [-(2**15), 0, 2**15 - 1]),
     "integer[]": (arrays.integers([-(2**31), 0, 2**31 - 1]), [-(2**31), 0, 2**31 - 1]),
     "bigint[]": (arrays.bigints([-(2**63), 0, 2**63 - 1]), [-(2**63), 0, 2**63 - 1]),
     "text[]": (arrays.texts([b"", None, "größe 😀".encode(), b"{\"',}\\"]), ["", None, "größe 😀", "{\"',}\\"]),
-    "bytea[]": (arrays.byteas([b"", None, bytes(range(256)), b"\0" * 100_000]), [b"", None, bytes(range(256)), b"\0" * 100_000]),
+    "bytea[]": (arrays.byteas(BYTES), BYTES),
 }  # fmt: skip
 EMPTY: dict[str, Array] = {
     "uuid[]": arrays.uuids([]),
@@ -44,21 +45,16 @@ async def answer(connection: AsyncConnection[Any], statement: str, *parameters: 
     return await cursor.fetchone()
 
 
-@pytest.mark.parametrize("kind", ITEMS)
-async def test_the_items_arrive(connection: AsyncConnection[Any], kind: str) -> None:
-    packed, items = ITEMS[kind]
-    by_psycopg: Any = items
-    assert await answer(
-        connection, f"select %s, pg_typeof(%s)::text, %s = %s::{kind}", packed, packed, packed, by_psycopg
-    ) == (items, kind, True)
+async def test_the_items_arrive(connection: AsyncConnection[Any]) -> None:
+    for kind, (packed, items) in ITEMS.items():
+        statement = f"select %s, pg_typeof(%s)::text, %s = %s::{kind}"
+        assert await answer(connection, statement, packed, packed, packed, items) == (items, kind, True)
 
 
-@pytest.mark.parametrize("kind", EMPTY)
-async def test_an_empty_array_arrives_empty(connection: AsyncConnection[Any], kind: str) -> None:
-    packed = EMPTY[kind]
-    assert await answer(
-        connection, f"select %s, pg_typeof(%s)::text, cardinality(%s), %s = '{{}}'::{kind}", *[packed] * 4
-    ) == ([], kind, 0, True)
+async def test_an_empty_array_arrives_empty(connection: AsyncConnection[Any]) -> None:
+    for kind, packed in EMPTY.items():
+        statement = f"select %s, pg_typeof(%s)::text, cardinality(%s), %s = '{{}}'::{kind}"
+        assert await answer(connection, statement, *[packed] * 4) == ([], kind, 0, True)
 
 
 async def test_one_statement_takes_arrays_of_every_kind(connection: AsyncConnection[Any]) -> None:

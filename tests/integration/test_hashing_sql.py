@@ -41,7 +41,12 @@ def test_a_payload_digests_to_its_vector(connection: psycopg.Connection[Any]) ->
 
 
 def test_the_hash_does_not_depend_on_the_sessions_settings(connection: psycopg.Connection[Any]) -> None:
-    for setting in ("timezone = 'Asia/Kathmandu'", "extra_float_digits = 0", "bytea_output = 'escape'", "intervalstyle = 'sql_standard'"):
+    for setting in (
+        "timezone = 'Asia/Kathmandu'",
+        "extra_float_digits = 0",
+        "bytea_output = 'escape'",
+        "intervalstyle = 'sql_standard'",
+    ):
         connection.execute(f"set {setting}".encode())
     assert scalar(connection, CALL, *EVENTS[1][:-1]) == EVENTS[1].hash
 
@@ -67,4 +72,6 @@ def test_any_event_hashes_the_same_in_both(
         vector.payload_digest,
     )  # fmt: skip
     assert scalar(connection, CALL, *vector[:-1]) == expected
-    assert scalar(connection, "select perdure.payload_digest_v1(%s, %s)", salt, payload) == payload_digest(salt, payload)
+    assert scalar(connection, "select perdure.payload_digest_v1(%s, %s)", salt, payload) == payload_digest(
+        salt, payload
+    )

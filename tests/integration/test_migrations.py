@@ -33,11 +33,12 @@ ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.every_postgres
 
 OBJECTS = """
-    select 'relation', relname, relkind::text, reloptions::text from pg_class where relnamespace = %(schema)s::regnamespace
+    select 'relation', relname, relkind::text, reloptions::text from pg_class
+        where relnamespace = %(schema)s::regnamespace
     union all select 'function', proname, pg_get_function_arguments(oid), prosrc from pg_proc
         where pronamespace = %(schema)s::regnamespace
-    union all select 'trigger', tgname, tgenabled::text, tgtype::text from pg_trigger t join pg_class c on c.oid = tgrelid
-        where relnamespace = %(schema)s::regnamespace
+    union all select 'trigger', tgname, tgenabled::text, tgtype::text
+        from pg_trigger t join pg_class c on c.oid = tgrelid where relnamespace = %(schema)s::regnamespace
     order by 1, 2, 3, 4"""
 
 
@@ -140,7 +141,7 @@ async def test_another_schema_is_whole_and_separate(database_url: str, schema: s
         async with raw_connection(engine) as connection:
             assert [p async for p in verify(connection, schema)][-1] == Progress(2, 1)
     assert rows(database_url, "select count(*) from perdure.events") == [(0,)]
-    with pytest.raises(psycopg.Error, match=f'DELETE on {schema}.events is refused'):
+    with pytest.raises(psycopg.Error, match=f"DELETE on {schema}.events is refused"):
         execute(database_url, f'delete from "{schema}".events')
     leftovers = [found for found in objects(database_url, schema) if "perdure." in str(found[3])]
     assert [name for _, name, *_ in leftovers] == ["event_hash_v1"]  # the name of the hash's format

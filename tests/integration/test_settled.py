@@ -257,7 +257,9 @@ async def test_a_standby_is_refused(tmp_path: Path, request: pytest.FixtureReque
         (tmp_path / "postgres" / "standby.signal").touch()
         async with opened(server.acquire()) as engine:
             session = Session(engine)
-            with pytest.raises(LogError, match="this server is a standby in recovery: the log is read from the primary"):
+            with pytest.raises(
+                LogError, match="this server is a standby in recovery: the log is read from the primary"
+            ):
                 await SettledMark(session).check()
             await session.close()
     finally:

@@ -6,6 +6,7 @@ finds nothing wrong with anything would prove nothing.
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 from random import Random
 from time import monotonic
 from typing import Any
@@ -33,7 +34,7 @@ def faults(history: list[int], committed: set[int]) -> list[str]:
     found = [f"{position} was read {count} times" for position, count in Counter(history).items() if count > 1]
     found += [f"{position} was never read" for position in sorted(committed - set(history))]
     found += [f"{position} was read and never committed" for position in sorted(set(history) - committed)]
-    found += [f"{b} came after {a}" for a, b in zip(history, history[1:], strict=False) if b < a]
+    found += [f"{b} came after {a}" for a, b in pairwise(history) if b < a]
     return found
 
 

@@ -57,5 +57,5 @@ def test_an_empty_array_is_its_header_without_a_dimension(pack: Callable[[list[A
 def test_an_integer_out_of_range_is_an_error_and_not_another_number(
     pack: Callable[[list[int]], Array], item: int
 ) -> None:
-    with pytest.raises(Exception, match="format requires|out of range"):
+    with pytest.raises(Exception, match=r"format requires|out of range"):
         pack([item])

@@ -190,7 +190,9 @@ def test_what_is_just_not_too_deep_is_kept_by_value_and_by_text(objects: bool) -
 
 
 def test_100_MB_are_refused_with_what_to_do_instead() -> None:
-    sentence = "the value takes 100,000,002 bytes as JSON, more than the limit of 16,777,216; store it elsewhere and pass"
+    sentence = (
+        "the value takes 100,000,002 bytes as JSON, more than the limit of 16,777,216; store it elsewhere and pass"
+    )
     with pytest.raises(PayloadRefused, match=sentence):
         Json.of("a" * 100_000_000)
     with pytest.raises(PayloadRefused, match=sentence):

@@ -1,0 +1,72 @@
+"""Node processes that live and die: what forked children run in the tests of the node."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import perdure
+import perdure_engine.exactly_once as exactly_once
+import perdure_eventstore.append as append
+from applications import new_app
+
+
+def application(url: str, notes: str, **settings: Any) -> perdure.App:
+    """Handlers that leave a line in the file ``notes`` when they are called."""
+    app = new_app(url, **settings)
+
+    def note(task: perdure.Task, what: str) -> None:
+        with Path(notes).open("a") as file:
+            file.write(f"{task.task_id} {task.attempt} {what} {os.getpid()}\n")
+
+    @app.task()
+    async def work(task: perdure.Task, seconds: float = 0.0) -> int:
+        note(task, "begins")
+        await asyncio.sleep(seconds)
+        note(task, "ends")
+        return os.getpid()
+
+    @app.task()
+    async def fail_once(task: perdure.Task) -> int:
+        note(task, "begins")
+        if task.attempt == 1:
+            raise RuntimeError("the first attempt fails")
+        return os.getpid()
+
+    @app.task()
+    async def deadly(task: perdure.Task) -> None:
+        note(task, "begins")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task()
+    async def book(task: perdure.Task, connection: AsyncConnection) -> str:
+        note(task, "begins")
+        await connection.execute(text("insert into public.ledger values (:task)"), {"task": task.idempotency_key})
+        return task.idempotency_key
+
+    return app
+
+
+async def node(url: str, notes: str, settings: dict[str, Any] | None = None) -> None:
+    """Work until SIGTERM, then stop cleanly."""
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    async with application(url, notes, **(settings or {})).node(views=False):
+        await stopping.wait()
+
+
+async def frozen_before_commit(url: str, notes: str) -> None:
+    """A node that freezes when an exactly-once task has appended and not committed yet."""
+    original = append.send
+
+    async def send(*arguments: Any) -> Any:
+        answer = await original(*arguments)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return answer
+
+    exactly_once.send = send
+    await node(url, notes)
