@@ -123,6 +123,7 @@ class HeldRun:
     async def reload(self) -> None:
         """Fold what others appended."""
         self.state, self.head = await self._owner.reload(self)
+        self._owner.caught_up(self)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
         """Let ``turn`` decide and append by itself, with the mailbox held up meanwhile.
@@ -236,7 +237,6 @@ class HeldRun:
             self._fail((), error if isinstance(error, LogError) else Conflict(self.run_id, self.head.version))
             return
         self._in_flight = False
-        self._owner.caught_up(self)
         self._next()
 
     def _next(self) -> None:

@@ -60,7 +60,9 @@ class Case:
     @property
     def told(self) -> Told:
         outputs = [(UUID(each["run"]), each["task"], each["output"]) for each in self.notes("output")]
-        outputs += [(self.run, task, output) for each in self.notes("result") for task, output in each["result"].items()]
+        outputs += [
+            (self.run, task, output) for each in self.notes("result") for task, output in each["result"].items()
+        ]
         published = {UUID(each["event"]): each["payload"] for each in self.notes("published")}
         return Told(published, [self.run], outputs)
 

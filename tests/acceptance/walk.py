@@ -145,9 +145,7 @@ def application(url: str, notes: Notes) -> perdure.App:
     return app
 
 
-async def publish(
-    app: perdure.App, notes: Notes, name: str, payload: Any, event_id: UUID
-) -> perdure.Published:
+async def publish(app: perdure.App, notes: Notes, name: str, payload: Any, event_id: UUID) -> perdure.Published:
     published = await app.publish(name, payload, event_id=event_id)
     notes.write("published", event=str(event_id), payload=payload)
     return published

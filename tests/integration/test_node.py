@@ -95,7 +95,7 @@ async def test_a_clean_stop_hands_over_at_once_and_its_attempts_do_not_count(wor
 
 
 async def test_a_handler_that_kills_its_node_is_stopped_at_the_fifth_time(world: World) -> None:
-    run = await world.run(workflow("w", task("a", type="deadly"), task("b")))
+    run = await world.run(workflow("w", task("a", type="deadly"))))
     for attempt in range(1, 6):
         node = world.start_node(lease=0.5)
         await asyncio.to_thread(node.wait, 10)
@@ -104,7 +104,6 @@ async def test_a_handler_that_kills_its_node_is_stopped_at_the_fifth_time(world:
     with pytest.raises(perdure.RunFailed, match="died under it 5 times"):
         await run.result(timeout=10)
     assert world.notes("a ") == 5
-    assert world.notes("b ") >= 1
     assert_kept(world.url)
 
 

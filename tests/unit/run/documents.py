@@ -42,7 +42,7 @@ def documents(draw: st.DrawFn, *, alone: bool = False) -> dict[str, Any]:
 def _tasks(draw: st.DrawFn, number: int, alone: bool) -> dict[str, Any]:
     task: dict[str, Any] = {"task_id": f"t{number}", "type": "noop"}
     condition = _conditions(number, alone)
-    trigger = condition | st.lists(condition, min_size=1, max_size=3).map(lambda found: {"all": found})
+    trigger = condition | st.lists(condition, min_size=1, max_size=3, unique_by=str).map(lambda found: {"all": found})
     task["triggers"] = draw(st.lists(trigger, max_size=3))
     if draw(st.integers(0, 3)) == 0:
         task["depends_on"] = draw(st.lists(_ids(number), min_size=1, max_size=2, unique=True))

@@ -8,7 +8,7 @@ that folding its events gives the state it was decided with.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import UUID
 
 from perdure_engine.definitions.compile import compile_definition
@@ -228,7 +228,7 @@ class When(Given):
         super().__init__(state)
         self.events = events
 
-    def then(self, *events: e.RunEvent) -> Self:
+    def then(self, *events: e.Event) -> Self:
         """Exactly these events happened, in this order."""
         assert self.events == list(events), "\n".join(["it made", *map(repr, self.events), "not", *map(repr, events)])
         return self
@@ -238,13 +238,14 @@ class When(Given):
         return self.then()
 
 
-def given(definition: Definition, *events: e.RunEvent) -> Given:
+def given(definition: Definition, *events: e.Event) -> Given:
     """A run of ``definition`` to which ``events`` have happened."""
     return Given(fold(new_run(definition, RUN), events))
 
 
-def fold(state: RunState, events: Iterable[e.RunEvent]) -> RunState:
+def fold(state: RunState, events: Iterable[e.Event]) -> RunState:
     """``state`` after ``events``."""
     for event in events:
-        state = evolve(state, event)
+        # A list of several kinds of events is to a type checker a list of their common base.
+        state = evolve(state, cast(e.RunEvent, event))
     return state

@@ -44,9 +44,9 @@ ONE = define(task("a", "go"))
 UNDER_WAY = [run_started(ONE), scheduled("a", {}), started("a")]
 
 
-def attempt(number: int, *ends: e.RunEvent) -> list[e.RunEvent]:
+def attempt(number: int, *ends: e.Event) -> list[e.Event]:
     """A run of one task under way in attempt ``number``, after these ends of the attempts before."""
-    events: list[e.RunEvent] = list(UNDER_WAY)
+    events: list[e.Event] = list(UNDER_WAY)
     for at, end in enumerate(ends, 2):
         events += [end, scheduled_again("a", at), started("a", at)]
     assert len(ends) == number - 1
@@ -142,13 +142,13 @@ def test_rule_15_clean_stops_never_count() -> None:
 
 def test_what_a_crash_fails_can_be_handled() -> None:
     definition = define(task("a", "go"), task("b", "a.failed"))
-    history: list[e.RunEvent] = [run_started(definition), *attempt(5, *(interrupted("a", n) for n in (1, 2, 3, 4)))[1:]]
+    history: list[e.Event] = [run_started(definition), *attempt(5, *(interrupted("a", n) for n in (1, 2, 3, 4)))[1:]]
     assert scheduled("b") in given(definition, *history).when(interrupt("a", 5)).events
 
 
 # Too late, or again
 
-WAITING = define(task("a", "go"), task("b", depends_on=["a"]), task("c", {"all": ["b.completed", {"event": "paid", "within": 9}]}))  # fmt: skip
+WAITING = define(task("a", "go"), task("b", depends_on=["a"]), task("c", {"all": ["b.completed", "paid"]}))
 TOO_LATE: dict[str, Any] = {
     "ended": [run_started(ONE), *ran("a"), run_completed()],
     "completed": [run_started(WAITING), *ran("a"), scheduled("b")],
@@ -170,7 +170,7 @@ OF_AN_ATTEMPT = [
 @pytest.mark.parametrize("command", OF_AN_ATTEMPT, ids=lambda command: type(command).__name__)
 @pytest.mark.parametrize("history", TOO_LATE.values(), ids=list(TOO_LATE))
 def test_what_is_said_of_an_attempt_that_is_over_makes_no_difference(
-    history: list[e.RunEvent], command: c.RunCommand
+    history: list[e.Event], command: c.RunCommand
 ) -> None:
     definition = WAITING if history[0] == run_started(WAITING) else ONE
     given(definition, *history).when(command).then_nothing()
@@ -183,7 +183,7 @@ def test_nothing_can_be_said_of_a_task_that_waits(command: c.RunCommand) -> None
 
 
 @pytest.mark.parametrize("history", [UNDER_WAY, UNDER_WAY[:2], attempt(2, failed("a", retry_at=LATER))])
-def test_a_retrys_timer_that_comes_again_makes_no_difference(history: list[e.RunEvent]) -> None:
+def test_a_retrys_timer_that_comes_again_makes_no_difference(history: list[e.Event]) -> None:
     given(ONE, *history).when(retry_due("a")).then_nothing()
 
 

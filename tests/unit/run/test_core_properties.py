@@ -1,6 +1,6 @@
 """Any definition, any order of what can happen: the core agrees with a naive reading of the rules, and with itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -36,7 +36,7 @@ from .naive import Checker
 START = UUID(int=1)
 LONGEST = 60
 FEW = settings(
-    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )  # fmt: skip
 
 
@@ -97,10 +97,10 @@ class Shell:
             found += [deadline_due()] if self.definition.deadline else []
         return found
 
-    def drain(self, draw: Callable[[list[c.RunCommand]], c.RunCommand]) -> None:
+    def drain(self, draw: Callable[[Sequence[c.RunCommand]], c.RunCommand]) -> None:
         """Go on until nothing is left to do."""
         for _ in range(2_000):
-            found = [each for each in self.possible() if not isinstance(each, c.InterruptAttempt)]
+            found: list[c.RunCommand] = [each for each in self.possible() if not isinstance(each, c.InterruptAttempt)]
             if not found:
                 return
             self.give(draw(found))
@@ -185,7 +185,7 @@ def _ends_of(shell: Shell, failing: set[str], data: st.DataObject) -> tuple[dict
     """How each task and the run ends, where what each task does is fixed and its speed is not."""
     shell.start("go", {"n": 1})
 
-    def draw(found: list[c.RunCommand]) -> c.RunCommand:
+    def draw(found: Sequence[c.RunCommand]) -> c.RunCommand:
         return data.draw(st.sampled_from([each for each in found if _is_as_fixed(each, failing)]))
 
     shell.drain(draw)

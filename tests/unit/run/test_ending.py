@@ -46,7 +46,7 @@ from .given import (
 # Rule 9
 
 BOTH = define(task("a", "go"), task("b", "go"))
-HELD: dict[str, list[e.RunEvent]] = {
+HELD: dict[str, list[e.Event]] = {
     "scheduled": [],
     "under way": [started("a")],
     "on a timer": [started("a"), failed("a", retry_at=LATER)],
@@ -55,7 +55,7 @@ HELD: dict[str, list[e.RunEvent]] = {
 
 
 @pytest.mark.parametrize("events", HELD.values(), ids=list(HELD))
-def test_rule_9_a_run_is_open_while_a_task_is(events: list[e.RunEvent]) -> None:
+def test_rule_9_a_run_is_open_while_a_task_is(events: list[e.Event]) -> None:
     history = [run_started(BOTH), scheduled("a"), scheduled("b"), *events, started("b")]
     assert given(BOTH, *history).when(complete("b")).then(completed("b")).state.status == "open"
 
@@ -100,7 +100,7 @@ def test_rule_13_a_run_completes_even_if_all_was_skipped() -> None:
     ]
 
 
-def under_way(**more: Any) -> tuple[e.RunEvent, ...]:
+def under_way(**more: Any) -> tuple[e.Event, ...]:
     """``a`` is under way, ``b`` is scheduled, ``c`` waits for its retry, ``d`` waits for ``a``, ``w`` for an event."""
     return (
         *[run_started(DEFINITION, **more), scheduled("a"), scheduled("b"), scheduled("c")],
@@ -211,7 +211,7 @@ def test_a_deadline_while_the_run_is_stopping_changes_nothing() -> None:
         ([failed("a"), run_failed("a")], "failed"),
     ],
 )
-def test_an_event_that_reaches_a_run_that_is_not_open_is_ignored(history: list[e.RunEvent], status: str) -> None:
+def test_an_event_that_reaches_a_run_that_is_not_open_is_ignored(history: list[e.Event], status: str) -> None:
     definition = define(task("a", "go"))
     given(definition, run_started(definition), scheduled("a"), started("a"), *history).when(receive("paid")).then(
         ignored("paid", f"the run is {status}")
@@ -221,7 +221,7 @@ def test_an_event_that_reaches_a_run_that_is_not_open_is_ignored(history: list[e
 # Rule 14
 
 
-def result(*history: e.RunEvent, **more: Any) -> Any:
+def result(*history: e.Event, **more: Any) -> Any:
     definition = define(
         task("a", "go"), task("b", "a.failed"), task("c", depends_on=["a"], on_failure="continue"), **more
     )

@@ -113,7 +113,8 @@ def test_rule_10_when_is_evaluated_once_when_the_triggers_hold() -> None:
 
 
 def test_a_when_that_skips_is_not_asked_again_by_another_trigger() -> None:
-    definition = define(task("a", "go"), task("b", "go"), task("c", "a.completed", "b.completed", when="event.name == 'b.completed'"))  # fmt: skip
+    either = task("c", "a.completed", "b.completed", when="event.name == 'b.completed'")
+    definition = define(task("a", "go"), task("b", "go"), either)
     history = [run_started(definition), scheduled("a"), scheduled("b"), started("a"), started("b")]
     one = given(definition, *history).when(complete("a")).then(completed("a"), skipped("c", "`when` is false"))
     one.when(complete("b")).then(completed("b"), run_completed())
