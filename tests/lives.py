@@ -5,14 +5,15 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from applications import new_app
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import perdure
 import perdure_engine.exactly_once as exactly_once
 import perdure_eventstore.append as append
-from applications import new_app
 
 
 def application(url: str, notes: str, **settings: Any) -> perdure.App:
@@ -68,5 +69,5 @@ async def frozen_before_commit(url: str, notes: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
         return answer
 
-    exactly_once.send = send
-    await node(url, notes)
+    with patch.object(exactly_once, "send", send):
+        await node(url, notes)

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings, Tenure
-from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.errors import FenceLost
 from perdure_eventstore.feed import Feed
 
 log = structlog.get_logger(__name__)
@@ -65,10 +65,11 @@ class Node:
                     await tenure.work(stopping)
             except FenceLost as error:
                 log.warning("this node was taken for dead, joining anew", reason=str(error))
-            except LogError:
+            except Exception:
                 if not ready.done():
                     raise
-                log.warning("this node lost the log, joining anew", exc_info=True)
+                # Whatever it was, runs go on here or elsewhere: this identity's work is interrupted, not lost.
+                log.exception("this node's work broke off, joining anew")
                 await asyncio.sleep(1.0)
             finally:
                 self.tenure = None

@@ -122,7 +122,7 @@ class Tenure:
         self.timers.stop()
         self.holder.close()
         try:
-            if isinstance(error, LogError):
+            if error is not None:
                 await self.attempts.abandon_all()
             else:
                 async with asyncio.timeout(self._settings.stop):

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import orjson
 import psycopg
+from acceptance.run_checker import RunChecker, data_of, payload_of
 from psycopg.types.string import ByteaLoader
 
-from acceptance.run_checker import RunChecker, data_of, payload_of
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.verify import check_event
 

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -12,12 +13,12 @@ from uuid import UUID, uuid4
 import orjson
 import psycopg
 import pytest
-
 from acceptance import walk
 from acceptance.checker import History, Told, assert_kept, read_history
 from acceptance.databases import cloned
 from acceptance.forks import ForkServer, fork_server
 from acceptance.run_checker import END_OF_ATTEMPT, data_of
+
 from perdure_engine.identity import run_for_event
 
 AT_ONCE = 6
@@ -34,6 +35,9 @@ class Place(NamedTuple):
 
     where: str
     transition: str
+
+
+NOWHERE = Place("", "")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ class Case:
         return "\n".join(f"{event.recorded_at.time()} {event.type} {event.data.decode()}" for event in events)
 
 
-def walk_once(forks: ForkServer, case: Case, place: Place = Place("", "")) -> None:
+def walk_once(forks: ForkServer, case: Case, place: Place = NOWHERE) -> None:
     """Walk to the end, or to the place where the process dies."""
     arguments = {"url": case.url, "event_id": str(case.event), "notes": str(case.file)}
     child = forks.fork(walk.walk, **arguments, where=place.where, transition=place.transition)
@@ -132,28 +136,36 @@ def one_an_append(case: Case, wanted: set[Place]) -> list[Place]:
     return found
 
 
-def test_killed_at_every_place_each_run_completes_and_nothing_is_lost_or_done_twice(
-    forks: ForkServer, template: str, tmp_path: Path
-) -> None:
-    databases = [cloned(template) for _ in range(AT_ONCE)]
+@pytest.fixture
+def databases(template: str) -> Iterator[SimpleQueue[str]]:
+    """As many as there are cases at once; each is used again by the next case."""
     free: SimpleQueue[str] = SimpleQueue()
-    for database in databases:
-        url = database.__enter__()
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("create table public.ledger (run uuid, token text)")
-        free.put(url)
-    whole = Case(url, tmp_path)
-    walk_once(forks, whole)
-    check_kept(whole, set())
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            url = stack.enter_context(cloned(template))
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("create table public.ledger (run uuid, token text)")
+            free.put(url)
+        yield free
 
+
+def test_killed_at_every_place_each_run_completes_and_nothing_is_lost_or_done_twice(
+    forks: ForkServer, databases: SimpleQueue[str], tmp_path: Path
+) -> None:
     def kill(place: Place) -> set[Place]:
-        url = free.get()
+        url = databases.get()
         try:
             return killed_at(forks, url, tmp_path, place)
         finally:
-            free.put(url)
+            databases.put(url)
 
+    whole = Case(url := databases.get(), tmp_path)
+    walk_once(forks, whole)
+    check_kept(whole, set())
+    databases.put(url)
     missing = whole.places("passed")
+    assert {place.transition.partition(" ")[0] for place in missing} >= TRANSITIONS
+    assert Place("uncommitted", "TaskCompleted charge 1") in missing
     for _ in range(5):
         # Group commit cuts a walk differently from time to time, so what was missed is tried again.
         order = one_an_append(whole, missing)
@@ -163,9 +175,5 @@ def test_killed_at_every_place_each_run_completes_and_nothing_is_lost_or_done_tw
         with ThreadPoolExecutor(AT_ONCE) as pool:
             missing = missing.difference(*pool.map(kill, order))
         if not missing:
-            break
-    assert not missing
-    assert TRANSITIONS <= {place.transition.partition(" ")[0] for place in whole.places("passed")}
-    assert Place("uncommitted", "TaskCompleted charge 1") in whole.places("passed")
-    for database in databases:
-        database.__exit__(None, None, None)
+            return
+    raise AssertionError(f"never died at {missing}")

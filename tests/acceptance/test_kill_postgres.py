@@ -6,19 +6,22 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from acceptance.checker import Told, assert_kept
+from applications import new_app, task, until, workflow
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import perdure
-from acceptance.checker import Told, assert_kept
-from applications import new_app, task, until, workflow
 from perdure.embedded import EmbeddedPostgres
+from perdure.migrate import migrate
+from perdure_eventstore.database import open_engine
 from perdure_eventstore.errors import LogUnavailable, SchemaMissing
 
 RUNS = 50
@@ -38,20 +41,14 @@ class Server:
         backends = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         os.kill(pid, signal.SIGKILL)
         for backend in backends:
-            with_suppressed_kill(backend)
+            with suppress(ProcessLookupError):
+                os.kill(backend, signal.SIGKILL)
 
     def start(self) -> None:
         assert self._embedded.acquire() == self.url
 
     def stop(self) -> None:
         self._embedded.release()
-
-
-def with_suppressed_kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 @pytest.fixture
@@ -157,9 +154,6 @@ def ledger(url: str) -> dict[UUID, str]:
 
 
 async def migrated(url: str) -> None:
-    from perdure.database import open_engine
-    from perdure.migrate import migrate
-
     engine = open_engine(url)
     await migrate(engine)
     await engine.dispose()
@@ -271,7 +265,10 @@ async def test_a_database_that_is_not_there_at_the_start_is_a_sentence(server: S
     ("change", "said"),
     [
         ("drop schema perdure cascade", "has no schema 'perdure' of Perdure's; run `perdure migrate`"),
-        ("update perdure.alembic_version set version_num = '9999'", "newer than this Perdure knows; upgrade the package"),
+        (
+            "update perdure.alembic_version set version_num = '9999'",
+            "newer than this Perdure knows; upgrade the package",
+        ),
         ("delete from perdure.alembic_version", "run `perdure migrate`"),
     ],
     ids=["none", "newer", "older"],

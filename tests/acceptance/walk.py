@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterable, Sequence
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4, uuid5
 
 import orjson
@@ -111,8 +112,10 @@ def instrument(killer: Killer, notes: Notes) -> None:
                 notes.write("output", run=str(run), task=event.task_id, output=event.output.value)
         original_told(endings, run, events, state)
 
-    lane.send = exactly_once.send = send
-    HeldRun.evolve, Endings.told = evolve, told  # type: ignore[method-assign]
+    for place, name, wrapped in (
+        (lane, "send", send), (exactly_once, "send", send), (HeldRun, "evolve", evolve), (Endings, "told", told),
+    ):  # fmt: skip
+        patch.object(place, name, wrapped).start()
 
 
 def application(url: str, notes: Notes) -> perdure.App:

@@ -7,13 +7,13 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from acceptance.checker import assert_kept
+from applications import ONCE, SOON, facts, new_app, recorder, story, task, workflow
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import perdure
-from acceptance.checker import assert_kept
-from applications import ONCE, SOON, facts, new_app, recorder, story, task, workflow
 from perdure_engine.run import events as e
 from perdure_engine.run.codec import encode
 from perdure_eventstore.append import Append

@@ -6,17 +6,18 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lives
 import psycopg
 import pytest
-
-import lives
-import perdure
 from acceptance.checker import assert_kept
 from acceptance.forks import Child, ForkServer, fork_server
 from applications import ONCE, facts, new_app, shards, story, task, until, workflow
+
+import perdure
 
 pytestmark = pytest.mark.every_postgres
 
@@ -82,7 +83,7 @@ async def test_a_clean_stop_hands_over_at_once_and_its_attempts_do_not_count(wor
     run = await world.run(SLOW)
     for attempt in range(1, 7):
         node = world.start_node(lease=60)
-        await until(lambda attempt=attempt: world.notes(f"a {attempt} begins"), 5)
+        await until(partial(world.notes, f"a {attempt} begins"), 5)
         node.signal(signal.SIGTERM)
         node.wait(5)
         assert shards(world.url) == {}
@@ -95,7 +96,7 @@ async def test_a_clean_stop_hands_over_at_once_and_its_attempts_do_not_count(wor
 
 
 async def test_a_handler_that_kills_its_node_is_stopped_at_the_fifth_time(world: World) -> None:
-    run = await world.run(workflow("w", task("a", type="deadly"))))
+    run = await world.run(workflow("w", task("a", type="deadly")))
     for attempt in range(1, 6):
         node = world.start_node(lease=0.5)
         await asyncio.to_thread(node.wait, 10)
@@ -215,6 +216,27 @@ async def test_a_timer_that_fell_due_while_no_node_ran_fires_at_once_and_once(wo
     await run.result(timeout=10)
     assert time.monotonic() - began < 2.0
     assert world.story(run).count("TaskScheduled a 2") == 1
+
+
+async def test_a_retry_due_in_ten_minutes_is_a_row_that_outlives_its_node(world: World) -> None:
+    first = world.start_node(lease=0.5)
+    late, soon = ({"attempts": 2, "initial": seconds, "jitter": 0} for seconds in (600, 0.1))
+    run = await world.run(workflow("w", task("a", type="fail_once", retry=late)))
+    await until(lambda: "TaskFailed a 1" in world.story(run))
+    first.kill()
+    second = world.start_node(lease=0.5)
+    # A nearer timer of another run does not wait for it, nor it for the nearer one.
+    near = await world.run(workflow("v", task("a", type="fail_once", retry=soon)))
+    await near.result(timeout=10)
+    second.kill()
+    assert world.story(run)[-1] == "TaskFailed a 1"
+    with psycopg.connect(world.url, autocommit=True) as connection:
+        # Ten minutes pass.
+        moved = connection.execute("update perdure.timers set due = due - interval '10 minutes' returning timer")
+        assert moved.fetchall() == [("retry:a",)]
+    world.start_node(lease=0.5)
+    await run.result(timeout=10)
+    assert_kept(world.url)
 
 
 async def test_a_node_that_stops_while_its_handlers_ignore_it_stops_all_the_same(world: World) -> None:

@@ -4,10 +4,10 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-
-import perdure
 from acceptance.checker import assert_kept
 from applications import facts, new_app, recorder, story, task, until, workflow
+
+import perdure
 from perdure import StartRefused
 
 pytestmark = pytest.mark.every_postgres

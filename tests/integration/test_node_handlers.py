@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-
-import perdure
 from acceptance.checker import assert_kept
 from applications import ONCE, SOON, facts, new_app, recorder, story, task, until, workflow
+
+import perdure
 
 pytestmark = pytest.mark.every_postgres
 
@@ -107,7 +107,11 @@ async def test_an_output_that_cannot_be_kept_fails_the_task_with_a_sentence(
     assert_kept(database_url)
 
 
-@pytest.mark.parametrize("error", [perdure.NoRetry("enough"), asyncio.CancelledError(), BaseExceptionGroup("both", [ValueError("x")])])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [perdure.NoRetry("enough"), asyncio.CancelledError(), BaseExceptionGroup("both", [ValueError("x")])],
+    ids=["no retry", "cancelled", "group"],
+)
 async def test_whatever_a_handler_raises_the_node_lives_and_the_run_ends(
     database_url: str, error: BaseException
 ) -> None:

@@ -142,14 +142,18 @@ async def test_a_later_writer_does_not_hold_up_what_was_before_it(
 ) -> None:
     """Several marks are pending, so that a log always being written moves on all the same."""
     await one.begin_and_append()
-    second = await third.append()
+    first = await third.append()
     assert await mark.advance() == 0
     await other.begin_and_append()
-    last = await third.append()
+    second = await third.append()
     assert await mark.advance() == 0
     await one.run("commit")
-    assert await mark.advance() == second
+    await one.begin_and_append()
+    last = await third.append()
+    assert await mark.advance() == first
     await other.run("commit")
+    assert await mark.advance() == second
+    await one.run("commit")
     assert await mark.advance() == last
 
 

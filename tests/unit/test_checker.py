@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 import orjson
 import pytest
-
 from acceptance.checker import History, Told, check
+
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.hashing import event_hash, payload_digest
 

@@ -127,7 +127,8 @@ def _ended(state: RunState, task_id: str, status: TaskStatus, output: Json | Non
     if status == "completed":
         if not any_completed:
             any_completed = True
-            touched += [(d.task_id, d.clause, True) for d in definition.any_completion if d.task_id != task_id]
+            # If it waited for one too, it waits no more: any completion but its own.
+            touched += [(d.task_id, d.clause, True) for d in definition.any_completion]
         for failed in definition.tasks[task_id].handles if unhandled else ():
             unhandled = unhandled.delete(failed) if failed in unhandled else unhandled
     return replace(

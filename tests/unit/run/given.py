@@ -56,7 +56,7 @@ def run_started(definition: Definition, event: str | None = "go", payload: Any =
         "event_id": GO if event else None,
         "latched": held,
         "waits": tuple(
-            e.WaitArmed(trigger.index, trigger.name, trigger.within and AT + timedelta(seconds=trigger.within))
+            e.WaitArmed(trigger.index, trigger.name, AT + timedelta(seconds=trigger.within) if trigger.within else None)
             for trigger in definition.events
             if trigger.index not in held and not trigger.entry and trigger.name != "task_completed"
         ),

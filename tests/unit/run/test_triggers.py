@@ -239,6 +239,13 @@ def test_rule_6_an_event_whose_where_is_not_true_is_ignored(payload: dict[str, A
     first.when(receive("paid", {"n": 2}, SECOND)).then(latched("paid", 1, payload={"n": 2}, id_=SECOND))
 
 
+@pytest.mark.parametrize("where", ["event.payload.n", "'yes'", "null"])
+def test_rule_6_a_where_that_is_not_a_boolean_is_not_true(where: str) -> None:
+    definition = define(task("a", "go"), task("b", {"all": ["a.completed", {"event": "paid", "where": where}]}))
+    history = [run_started(definition), scheduled("a"), started("a")]
+    given(definition, *history).when(receive("paid", {"n": 1})).then(ignored("paid", "`where` is not true of it"))
+
+
 def test_rule_6_a_wait_is_no_longer_live_once_its_task_was_made_ready_otherwise() -> None:
     definition = define(task("a", "go"), task("b", "a.completed", "paid"))
     given(definition, run_started(definition), *ran("a"), scheduled("b")).when(receive("paid")).then(
