@@ -2,20 +2,17 @@
 
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from perdure.cli.exits import WrongUse
 from perdure_engine.definitions.document import Form, read_document
-from perdure_eventstore.door import MAX_BYTES, Json, PayloadRefused
+from perdure_eventstore.door import MAX_BYTES, Json
 
 
 def read_data(given: str) -> Json:
     """``JSON``, ``@FILE``, or ``-`` for standard input, kept as written. Raises PayloadRefused, WrongUse."""
     if given == "-":
-        text: str | bytes = sys.stdin.buffer.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise PayloadRefused(
-                f"standard input has more than {MAX_BYTES:,} bytes; store them elsewhere and pass a reference"
-            )
+        text: str | bytes = _bounded("standard input", sys.stdin.buffer)
     elif given.startswith("@"):
         text = read_file(given[1:])
     else:
@@ -26,10 +23,19 @@ def read_data(given: str) -> Json:
 def read_file(name: str) -> bytes:
     """The bytes of a file the user named. Raises WrongUse."""
     try:
-        return Path(name).read_bytes()
+        with Path(name).open("rb") as file:
+            return _bounded(name, file)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise WrongUse(f"{name} cannot be read: {why}") from error
+
+
+def _bounded(name: str, file: BinaryIO) -> bytes:
+    # A pipe or a device may never end.
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise WrongUse(f"{name} has more than {MAX_BYTES:,} bytes; store them elsewhere and pass a reference")
+    return content
 
 
 def read_definition(name: str) -> object:
