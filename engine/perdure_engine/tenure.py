@@ -210,11 +210,12 @@ class Tenure:
         """Tell every run whose timer is due."""
         while True:
             async with self._reaching:
-                timers = await self.timers.due(sorted(self.leases.shards))
+                at = self.now()
+                timers = await self.timers.due(sorted(self.leases.shards), at)
                 for timer in timers:
                     await self._fire(timer)
             if not timers:
-                await self.timers.arm(sorted(self.leases.shards))
+                await self.timers.arm(sorted(self.leases.shards), at)
                 return
             await self.appender.drain()
 

@@ -71,14 +71,14 @@ class Timers:
         """There may be timers that nobody noted."""
         self._wake()
 
-    async def due(self, shards: Sequence[int]) -> list[Timer]:
-        """What is due now, earliest first, at most one batch."""
-        return [Timer(*row) for row in await self._session.fetch(self._due, (list(shards), self._now()))]
+    async def due(self, shards: Sequence[int], at: datetime) -> list[Timer]:
+        """What is due at ``at``, earliest first, at most one batch."""
+        return [Timer(*row) for row in await self._session.fetch(self._due, (list(shards), at))]
 
-    async def arm(self, shards: Sequence[int]) -> None:
-        """Wake for the earliest timer that is not due yet."""
+    async def arm(self, shards: Sequence[int], after: datetime) -> None:
+        """Wake for the earliest timer that is due after ``after``: when ``due`` was asked last, so that none slips."""
         self._next = None
-        earliest = (await self._session.fetch(self._earliest, (list(shards), self._now())))[0][0]
+        earliest = (await self._session.fetch(self._earliest, (list(shards), after)))[0][0]
         if earliest is not None:
             self.note(earliest)
 

@@ -7,6 +7,7 @@ from perdure.cli import exits
 from perdure.cli.output import emit, remark
 from perdure.cli.place import find_app
 from perdure.cli.verb import Common
+from perdure.collector import spare_collector
 from perdure.logging import configure
 
 
@@ -19,6 +20,7 @@ async def work(common: Common) -> int:
             if common.json:
                 emit({"pid": os.getpid(), "task_types": app.types.names()})
             remark(f"a node is working, with the task types {', '.join(app.types.names())}; Ctrl-C stops it")
+            spare_collector()
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         remark("stopped; what was under way goes on with the next node")

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 import perdure
+from perdure.collector import spare_collector
 from perdure_eventstore.session import Session
 
 
@@ -73,6 +74,7 @@ async def main() -> None:
 
         async with app.node(views=not options.no_views):
             await app.register(chain(options.steps))
+            spare_collector()
             seconds, latencies = await drive(options.runs, options.inflight, one)
             lag = 0.0 if options.no_views else await views_caught_up(app)
     report = {

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from logs import execute, new_stream, opened, reading, rows, running
+from logs import execute, new_stream, opened, reading, rows, running, until
 from sqlalchemy import MetaData, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
@@ -56,7 +58,7 @@ def objects(url: str, schema: str = "perdure") -> list[Any]:
         return connection.execute(OBJECTS.encode(), {"schema": f'"{schema}"'}).fetchall()
 
 
-def alembic(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_alembic(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
@@ -99,10 +101,24 @@ async def test_migrating_again_changes_nothing(empty_url: str) -> None:
 
 
 async def test_two_processes_that_migrate_at_once_both_find_it_done(empty_url: str) -> None:
-    each = [asyncio.to_thread(alembic, "upgrade", "head", PERDURE_DATABASE_URL=empty_url) for _ in range(2)]
+    each = [asyncio.to_thread(run_alembic, "upgrade", "head", PERDURE_DATABASE_URL=empty_url) for _ in range(2)]
     for found in await asyncio.gather(*each):
         assert (found.returncode, found.stderr) == (0, "")
     assert rows(empty_url, "select count(*) from perdure.alembic_version") == [(1,)]
+
+
+async def test_who_migrates_waits_for_another_who_does(empty_url: str) -> None:
+    waits = "select from pg_locks where locktype = 'advisory' and not granted"
+    first = create_engine(make_url(empty_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    async with opened(empty_url) as engine, anyio.create_task_group() as group:
+        with first.begin() as connection:
+            config = Config(ROOT / "alembic.ini")
+            config.attributes.update(connection=connection, schema="perdure")
+            command.upgrade(config, "head")
+            group.start_soon(migrate, engine)
+            await until(lambda: bool(rows(empty_url, waits)))
+    async with opened(empty_url) as engine:
+        await check_schema(engine)
 
 
 async def test_two_apps_of_one_process_migrate_at_once(empty_url: str) -> None:
@@ -155,7 +171,7 @@ async def test_a_database_of_a_newer_version_is_refused_with_a_sentence_and_left
         for use in (check_schema, migrate):
             with pytest.raises(SchemaMissing, match=sentence):
                 await use(engine)
-    found = alembic("upgrade", "head", PERDURE_DATABASE_URL=database_url)
+    found = run_alembic("upgrade", "head", PERDURE_DATABASE_URL=database_url)
     assert found.returncode != 0
     assert sentence in found.stdout + found.stderr
     assert "Traceback" not in found.stderr
@@ -172,12 +188,12 @@ async def test_a_database_without_perdure_is_told_what_to_run(empty_url: str) ->
 
 
 async def test_alembic_upgrade_head_at_the_root_equals_perdure_migrate(database_url: str, empty_url: str) -> None:
-    found = alembic("upgrade", "head", PERDURE_DATABASE_URL=empty_url)
+    found = run_alembic("upgrade", "head", PERDURE_DATABASE_URL=empty_url)
     assert (found.returncode, found.stderr) == (0, "")
     assert objects(empty_url) == objects(database_url)
     async with opened(empty_url) as engine:
         await check_schema(engine)
-    found = alembic("upgrade", "head", PERDURE_DATABASE_URL=empty_url, PERDURE_SCHEMA_NAME="shop")
+    found = run_alembic("upgrade", "head", PERDURE_DATABASE_URL=empty_url, PERDURE_SCHEMA_NAME="shop")
     assert found.returncode == 0, found.stderr
     assert len(objects(empty_url, "shop")) == len(objects(empty_url))
 
@@ -191,14 +207,14 @@ async def test_alembic_upgrade_head_at_the_root_equals_perdure_migrate(database_
     ],
 )
 def test_alembic_says_what_is_missing(environment: dict[str, str], sentence: str) -> None:
-    found = alembic("upgrade", "head", **environment)
+    found = run_alembic("upgrade", "head", **environment)
     assert found.returncode != 0
     assert sentence in found.stdout + found.stderr
     assert "Traceback" not in found.stderr
 
 
 def test_alembic_migrates_an_embedded_database_and_leaves_no_server(tmp_path: Path) -> None:
-    found = alembic("upgrade", "head", PERDURE_DATABASE_URL=f"embedded:{tmp_path / 'here'}")
+    found = run_alembic("upgrade", "head", PERDURE_DATABASE_URL=f"embedded:{tmp_path / 'here'}")
     assert (found.returncode, found.stderr) == (0, "")
     assert (tmp_path / "here" / "postgres" / "PG_VERSION").exists()
     assert not (tmp_path / "here" / "postgres" / "postmaster.pid").exists()

@@ -92,8 +92,17 @@ async def test_one_in_ten_minutes_wakes_nobody_now(make: Callable[[float], Clock
 async def test_arming_takes_the_earliest_row_that_is_to_come(make: Callable[[float], Clock]) -> None:
     clock = make(600.0)
     clock.rows.due = [clock.now() - timedelta(1), clock.now() + timedelta(seconds=0.1), clock.now() + timedelta(1)]
-    await clock.timers.arm([1])
+    await clock.timers.arm([1], clock.now())
     assert 0.05 < await clock.woken_in(1) < 1.0
+
+
+async def test_what_fell_due_since_the_last_look_is_armed_as_well(make: Callable[[float], Clock]) -> None:
+    clock = make(0.0)
+    looked = clock.now()
+    clock.rows.due = [looked + timedelta(milliseconds=10), looked + timedelta(minutes=10)]
+    await asyncio.sleep(0.05)
+    await clock.timers.arm([1], looked)
+    assert await clock.woken_in(1) < 0.5
 
 
 async def test_timers_that_follow_each_other_closely_each_wake(make: Callable[[float], Clock]) -> None:
