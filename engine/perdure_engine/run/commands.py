@@ -10,7 +10,7 @@ from perdure_engine.run.events import Outcome
 from perdure_eventstore.door import Json
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A wish about a run, at a time."""
 
     at: datetime

@@ -22,7 +22,7 @@ DEAD: Final = -1
 """What a clause lacks once it can no longer come true."""
 
 
-class TaskState(msgspec.Struct, frozen=True):
+class TaskState(msgspec.Struct, frozen=True, gc=False):
     """One task of a run. ``lacks`` counts, for each clause of its trigger, the conditions still to come true."""
 
     lacks: tuple[int, ...]
@@ -38,7 +38,7 @@ class TaskState(msgspec.Struct, frozen=True):
     error: Json | None = None
 
 
-class Occurrence(msgspec.Struct, frozen=True):
+class Occurrence(msgspec.Struct, frozen=True, gc=False):
     """What a template's ``event`` means: a published event, or the end of a task."""
 
     name: str | None
@@ -47,7 +47,7 @@ class Occurrence(msgspec.Struct, frozen=True):
     key: str | None = None
 
 
-class RunState(msgspec.Struct, frozen=True, kw_only=True):
+class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run. Everything here follows from the definition and the run's events."""
 
     definition: Definition
