@@ -73,7 +73,7 @@ class ForkServer:
         self._folder, self._children, self._guard = folder, list[Child](), threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "acceptance.forks", *modules],
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
