@@ -10,11 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
 from perdure.blocking import BlockingClient
-from perdure.client import Client, Published, Run
+from perdure.client import Client, Published, Run, as_json
 from perdure.errors import NotConnected
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
-from perdure_engine.background import Background
+from perdure_engine.background import Background, endlessly
+from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.event_manager import EventManager, Listener
 from perdure_engine.facts import EventPublished
@@ -25,7 +26,6 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
 from perdure_eventstore.door import Json
 from perdure_eventstore.feed import Feed
-from perdure_eventstore.session import Session
 from perdure_projections.builtin import BUILTIN
 from perdure_projections.runner import ProjectionRunner
 
@@ -115,16 +115,16 @@ class App:
                 await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
             node = Node(client.engine, self.types, self._node_settings(), feed)
-            node.joined.append(client.follow)
+            background = await stack.enter_async_context(Background())
+            background.spawn(endlessly(DefinitionWatch(client.registry, client.reader, feed).run))
             if views:
-                background = await stack.enter_async_context(Background())
-                background.spawn(ProjectionRunner(client.engine, feed, self.schema, BUILTIN).run())
+                background.spawn(endlessly(ProjectionRunner(client.engine, feed, self.schema, BUILTIN).run))
             async with node.running():
                 client.node = node
                 try:
                     yield self
                 finally:
-                    client.unfollow()
+                    client.node = None
 
     def blocking(self) -> BlockingClient:
         """A client for synchronous code: ``with app.blocking() as client``. It connects on first use."""
@@ -177,7 +177,7 @@ class App:
         ``payload`` is plain JSON data (or ``perdure.Json`` text). With the ``event_id`` of an earlier event and equal
         content, that one is returned. ``run`` narrows it to one run. Raises PayloadRefused, StartRefused, LogError.
         """
-        fact = EventPublished(name=event, key=key, run=run, payload=_json(payload))
+        fact = EventPublished(name=event, key=key, run=run, payload=as_json(payload))
         return await self.client.publish(fact, event_id)
 
     async def start(
@@ -194,7 +194,7 @@ class App:
         ``event`` is the entry it starts with, and may be left out where there is at most one. With the ``run_id`` of
         an earlier run and equal content, that one is returned. Raises UnknownWorkflow, StartRefused, LogError.
         """
-        return await self.client.start(workflow_id, _json({} if input is None else input), event, key, run_id)
+        return await self.client.start(workflow_id, as_json({} if input is None else input), event, key, run_id)
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""
@@ -249,7 +249,7 @@ class App:
         """The feed of the settled log, running."""
         if self._feed is None:
             self._feed = Feed(self.client.engine, self.schema, self.settings.poll)
-            self._background.spawn(self._feed.run())
+            self._background.spawn(endlessly(self._feed.run))
         return self._feed
 
     def _add_listener(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
@@ -258,13 +258,9 @@ class App:
 
     def _listen(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
         if self._client is not None:
-            manager = EventManager(Session(self._client.engine), self._follow_log(), self.schema)
-            self._background.spawn(begin(manager))
+            manager = EventManager(self._client.engine, self._follow_log(), self.schema)
+            self._background.spawn(endlessly(lambda: begin(manager)))
 
     def _node_settings(self) -> NodeSettings:
         settings = self.settings
         return NodeSettings(self.schema, settings.concurrency, settings.lease, settings.poll)
-
-
-def _json(value: Any) -> Json:
-    return value if isinstance(value, Json) else Json.of(value)

@@ -14,11 +14,10 @@ from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from perdure.client import Client, Published, Run
+from perdure.client import Client, Published, Run, as_json
 from perdure.connected import connected
 from perdure_engine.facts import EventPublished, EventRouted
 from perdure_engine.registry import Registered, Registration
-from perdure_eventstore.door import Json
 
 if TYPE_CHECKING:
     from perdure.app import App
@@ -74,7 +73,7 @@ class BlockingClient:
         run: UUID | None = None,
     ) -> "BlockingPublished":
         """As App.publish: the event is on the disk when this returns."""
-        fact = EventPublished(name=event, key=key, run=run, payload=_json(payload))
+        fact = EventPublished(name=event, key=key, run=run, payload=as_json(payload))
         return BlockingPublished(self, self._ask(lambda client: client.publish(fact, event_id)))
 
     def start(
@@ -87,7 +86,7 @@ class BlockingClient:
         run_id: UUID | None = None,
     ) -> "BlockingRun":
         """As App.start."""
-        given = _json({} if input is None else input)
+        given = as_json({} if input is None else input)
         run = self._ask(lambda client: client.start(workflow_id, given, event, key, run_id))
         return BlockingRun(self, run.run_id)
 
@@ -160,10 +159,6 @@ class BlockingRun:
 
     def __repr__(self) -> str:
         return f"BlockingRun({self.run_id})"
-
-
-def _json(value: Any) -> Json:
-    return value if isinstance(value, Json) else Json.of(value)
 
 
 _all: "weakref.WeakSet[BlockingClient]" = weakref.WeakSet()

@@ -1,13 +1,13 @@
 """What a program asks of Perdure: publish, start, register, wait. Works with or without a node in this process."""
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+from perdure_engine.background import endlessly
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
@@ -21,7 +21,6 @@ from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
 from perdure_engine.starting import append_start
 from perdure_engine.task_types import TaskTypes
-from perdure_engine.tenure import Tenure
 from perdure_engine.work import OPEN_KEY, WorkStatement
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
@@ -42,28 +41,29 @@ class Client:
         """``patience`` is how many seconds an append waits for a database that cannot be reached."""
         self.engine, self.schema = engine, schema
         self.node: Node | None = None
-        self._types = types
+        self._types, self._patience = types, patience
         self._session = Session(engine)
         self.reader = Reader(self._session, schema)
-        self.appender = Appender(engine, WorkStatement(schema), patience=patience, schema=schema)
+        self.appender = self._new_appender()
         self.registry = Registry(self._session, self.appender, schema)
 
     async def run(self) -> None:
         """Append what is asked for; cancel to end."""
         try:
-            await self.appender.run()
+            await endlessly(self._append)
         finally:
             await self._session.close()
 
-    def follow(self, tenure: Tenure) -> None:
-        """A node of this process follows the log: let it say when definitions change."""
-        self.registry.remember_active()
-        tenure.router.definitions_changed.append(self.registry.forget_active)
+    async def _append(self) -> None:
+        try:
+            await self.appender.run()
+        except Exception:
+            # Whoever waited for it has been told. What comes from now on waits for the next one.
+            self.appender = self.registry.appender = self._new_appender()
+            raise
 
-    def unfollow(self) -> None:
-        """The node has ended."""
-        self.node = None
-        self.registry.remember_active(False)
+    def _new_appender(self) -> Appender:
+        return Appender(self.engine, WorkStatement(self.schema), patience=self._patience, schema=self.schema)
 
     async def register(
         self, document: object, *, known_types: Any = None, allow_unknown_types: bool = False
@@ -96,12 +96,12 @@ class Client:
         active = await self.registry.active(workflow_id)
         definition = await self.registry.definition(active.digest)
         command = StartRun(
-            at=self._now(), input=input_, event=_entry(definition, event), key=_key(definition, key)
+            at=self.appender.clock.moment(), input=input_, event=_entry(definition, event), key=_key(definition, key)
         )  # fmt: skip
         state = new_run(definition, run_id or new_id())
         try:
             if not await self._start(state, command):
-                await self._same_run(state.run_id, command)
+                await self._same_run(state.run_id, workflow_id, command)
         except AppendRefused as error:
             if error.constraint != OPEN_KEY:
                 raise
@@ -119,14 +119,14 @@ class Client:
             raise StillOpen(run, timeout or 0.0) from None
 
     async def _wait(self, run: UUID) -> RunState:
-        pause, head = _POLL, None
+        pause, head, waited = _POLL, None, False
         while True:
             endings = self.node.tenure.endings if self.node and self.node.tenure else None
             if endings and (state := endings.get(run)) is not None:
                 return state
-            if endings and head is None:
+            if endings and not waited:
                 # Most runs that this process waits for it executes as well, and most of them are short.
-                head = NO_STREAM
+                waited = True
                 await endings.wait(run, _MOST_POLL)
                 continue
             if (now := await self.reader.head(run)) != head:
@@ -161,14 +161,17 @@ class Client:
                 pass
         return await append_start(self.appender, state, command)
 
-    async def _same_run(self, run: UUID, command: StartRun) -> None:
+    async def _same_run(self, run: UUID, workflow_id: str, command: StartRun) -> None:
         """The run is there already: fine if it was started with the same content."""
         try:
             known = (await load_run(self.reader, self.registry, run)).state
         except UnknownRun as error:
             raise StartRefused(f"{run} is no run, but the id of something else; choose another run id") from error
-        if known.input != command.input or known.start.name != command.event:
-            raise StartRefused(f"run {run} was started before with another input or event; choose another run id")
+        if known.definition.workflow_id != workflow_id:
+            raise StartRefused(f"run {run} is one of {known.definition.workflow_id}; choose another run id")
+        start = known.start
+        if (known.input, start.name, start.key) != (command.input, command.event, command.key):
+            raise StartRefused(f"run {run} was started before with another input, event or key; choose another run id")
 
     async def _same_event(self, stream: UUID, event: EventPublished) -> int:
         async for recorded in self.reader.stream(stream, batch=1):
@@ -177,12 +180,14 @@ class Client:
             break
         raise StartRefused(f"event {stream} was published before with other content; choose another id")
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.appender.clock.now() / 1e6, UTC)
-
     def _hint(self) -> None:
         if self.node and self.node.tenure:
             self.node.tenure.feed.hint()
+
+
+def as_json(value: Any) -> Json:
+    """What a caller gave, plain data or ``Json``. Raises PayloadRefused."""
+    return value if isinstance(value, Json) else Json.of(value)
 
 
 def _entry(definition: Definition, event: str | None) -> str | None:
@@ -245,7 +250,7 @@ class Run:
         """What the run gave, once it has completed: its ``output`` template, or its tasks' outputs by id.
 
         ``timeout`` is seconds; without one it waits for ever. Raises RunFailed, RunCancelled, RunTimedOut; StillOpen
-        when the time is over, which leaves the run alone.
+        when the time is over, which leaves the run alone; UnknownRun.
         """
         state = await self._client.wait(self.run_id, timeout)
         match state.status:
@@ -272,4 +277,4 @@ def _why(state: RunState) -> str:
     return "; ".join(reasons) or "a task failed"
 
 
-__all__ = ["Client", "Published", "Registration", "Run"]
+__all__ = ["Client", "Published", "Registration", "Run", "as_json"]

@@ -1,7 +1,7 @@
 """Tasks that run beside the application and end with it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +10,8 @@ import structlog
 from perdure_eventstore.errors import FenceLost
 
 log = structlog.get_logger(__name__)
+
+_PAUSE = 1.0
 
 
 class Background:
@@ -45,3 +47,13 @@ class Background:
             if isinstance(error, FenceLost):
                 return
             log.error("part of the application ended", exc_info=error)
+
+
+async def endlessly(work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work``, which has no end of its own, again when an error ends it: those who wait for it go on waiting."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("part of the application broke off, it begins anew", part=work.__qualname__)
+        await asyncio.sleep(_PAUSE)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
@@ -22,15 +23,20 @@ async def repeat(duty: Callable[[], Awaitable[None]], interval: float, wake: asy
     while True:
         if wake is not None:
             wake.clear()
-        async for attempt in AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=_WAITS):
-            with attempt:
-                await _once(duty)
+        await patiently(partial(_once, duty))
         if wake is None:
             await asyncio.sleep(interval)
             continue
         with suppress(TimeoutError):
             async with asyncio.timeout(interval):
                 await wake.wait()
+
+
+async def patiently(work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work`` until the log can be reached for it. Raises what else it raises."""
+    async for attempt in AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=_WAITS):
+        with attempt:
+            await work()
 
 
 async def _once(duty: Callable[[], Awaitable[None]]) -> None:

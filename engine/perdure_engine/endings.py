@@ -37,10 +37,15 @@ class Endings:
         """Wait until the run is seen to end, at most ``seconds``; it may have ended elsewhere unseen."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(run, []).append(future)
-        await asyncio.wait([future], timeout=seconds)
-        if not future.done():
-            future.cancel()
-            waiting = self._waiting.get(run, [])
-            waiting.remove(future)
-            if not waiting:
-                self._waiting.pop(run, None)
+        try:
+            await asyncio.wait([future], timeout=seconds)
+        finally:
+            if not future.done():
+                future.cancel()
+                self._forget(run, future)
+
+    def _forget(self, run: UUID, future: "asyncio.Future[None]") -> None:
+        waiting = self._waiting[run]
+        waiting.remove(future)
+        if not waiting:
+            del self._waiting[run]

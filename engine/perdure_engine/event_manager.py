@@ -7,20 +7,21 @@ has a name and a checkpoint in the database: it hears everything from where it s
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import orjson
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from perdure_engine.duties import patiently
 from perdure_engine.facts import FACT_TYPES, EventPublished, decode_fact
 from perdure_engine.run.codec import EVENT_TYPES
 from perdure_eventstore.door import Json
-from perdure_eventstore.errors import LogUnavailable
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
@@ -29,6 +30,8 @@ from perdure_eventstore.session import Session
 log = structlog.get_logger(__name__)
 
 _BATCH = 500
+_CHECKPOINT_EVERY = 10_000
+"""Positions: where a subscription's events are rare, a restart reads no more than that for nothing."""
 _MOST_BACKOFF = 30.0
 
 
@@ -79,6 +82,7 @@ class Event:
 
 
 Listener = Callable[[Event], Awaitable[None] | None]
+Hear = Callable[[Event], Awaitable[None]]
 
 
 def snake_case(type_: str) -> str:
@@ -111,17 +115,23 @@ class Interest(msgspec.Struct, frozen=True):
 
 
 class EventManager:
-    """Calls listeners as the settled log grows."""
+    """Calls a listener as the settled log grows; ``feed`` is run by whoever made it."""
 
-    def __init__(self, session: Session, feed: Feed, schema: str) -> None:
-        self._session, self._feed, self._reader = session, feed, Reader(session, schema)
+    def __init__(self, engine: AsyncEngine, feed: Feed, schema: str) -> None:
+        self._session, self._feed = Session(engine), feed
+        self._reader = Reader(self._session, schema)
+        self._place: _Place | None = None
         self._load = f'select position from "{schema}".subscriptions where name = %s'
+        # Another process may follow under the same name, and be further: a checkpoint never goes back.
         self._save = f"""insert into "{schema}".subscriptions (name, position) values (%s, %s)
-            on conflict (name) do update set position = excluded.position"""
+            on conflict (name) do update set position = excluded.position
+            where subscriptions.position < excluded.position"""
 
     async def listen(self, names: Iterable[str], listener: Listener) -> None:
         """Call ``listener`` for what comes from now on, for ever; cancel to end. Its errors are logged, not retried."""
-        interest = Interest(frozenset(names))
+
+        async def begin() -> None:
+            self._place = _Place(None, await self._feed.beyond(-1))
 
         async def once(event: Event) -> None:
             try:
@@ -129,7 +139,7 @@ class EventManager:
             except Exception:
                 log.exception("a listener failed", event_name=event.name, position=event.position)
 
-        await self._follow(interest, await self._feed.beyond(-1), once)
+        await self._follow(begin, Interest(frozenset(names)), once)
 
     async def subscribe(self, name: str, names: Iterable[str], listener: Listener, *, from_start: bool) -> None:
         """Call ``listener`` for everything after the checkpoint of ``name``, for ever; cancel to end.
@@ -137,10 +147,13 @@ class EventManager:
         A new subscription begins with the log's first event if ``from_start``, and else with what comes from now on.
         An event whose listener raises is tried again until it does not, and what follows it waits.
         """
-        rows = await self._session.fetch(self._load, (name,))
-        position = rows[0][0] if rows else 0 if from_start else await self._feed.beyond(-1)
-        if not rows:
-            await self._session.fetch(self._save, (name, position))
+
+        async def begin() -> None:
+            rows = await self._session.fetch(self._load, (name,))
+            position = rows[0][0] if rows else 0 if from_start else await self._feed.beyond(-1)
+            if not rows:
+                await self._session.fetch(self._save, (name, position))
+            self._place = _Place(name, position)
 
         async def until_done(event: Event) -> None:
             backoff = 0.1
@@ -152,36 +165,49 @@ class EventManager:
                     await asyncio.sleep(backoff)
                     backoff = min(backoff * 2, _MOST_BACKOFF)
 
-        await self._follow(Interest(frozenset(names)), position, until_done, checkpoint=name)
+        await self._follow(begin, Interest(frozenset(names)), until_done)
 
-    async def _follow(
-        self, interest: Interest, position: int, hear: Callable[[Event], Awaitable[None]], checkpoint: str | None = None
-    ) -> None:
-        while True:
-            try:
-                mark = await self._feed.beyond(position)
-                events = await self._reader.span(position, mark, types=interest.types, limit=_BATCH)
-                position = await self._hear(interest, events, hear, checkpoint)
-                position = mark if len(events) < _BATCH else position
-            except LogUnavailable as error:
-                log.warning("a listener lost the log", error=str(error))
-                await asyncio.sleep(1.0)
+    async def _follow(self, begin: Callable[[], Awaitable[None]], interest: Interest, hear: Hear) -> None:
+        """Hear for ever, and ride out a log that cannot be reached. Called again, it goes on where it stopped."""
+        try:
+            if self._place is None:
+                await patiently(begin)
+            while True:
+                await patiently(partial(self._hear, interest, hear))
+        finally:
+            await self._session.close()
 
-    async def _hear(
-        self,
-        interest: Interest,
-        events: Sequence[RecordedEvent],
-        hear: Callable[[Event], Awaitable[None]],
-        checkpoint: str | None,
-    ) -> int:
-        position = 0
+    async def _hear(self, interest: Interest, hear: Hear) -> None:
+        """Hear one batch. Raises LogError; what was heard before that is not heard again."""
+        place = self._place
+        assert place is not None
+        await self._keep(place)
+        mark = await self._feed.beyond(place.position)
+        events = await self._reader.span(place.position, mark, types=interest.types, limit=_BATCH)
         for recorded in events:
-            position = recorded.position
             if (event := interest.match(recorded)) is not None:
                 await hear(event)
-                if checkpoint is not None:
-                    await self._session.fetch(self._save, (checkpoint, position))
-        return position
+                place.heard = recorded.position
+            place.position = recorded.position
+            await self._keep(place)
+        if len(events) < _BATCH:
+            place.position = mark
+
+    async def _keep(self, place: "_Place") -> None:
+        """Save a durable place, if something was heard there or much was passed over."""
+        if place.name is None or (place.heard <= place.saved and place.position - place.saved < _CHECKPOINT_EVERY):
+            return
+        await self._session.fetch(self._save, (place.name, place.position))
+        place.saved = place.position
+
+
+class _Place:
+    """How far a listener is; with a name it is kept in the database."""
+
+    def __init__(self, name: str | None, position: int) -> None:
+        self.name, self.position, self.saved = name, position, position
+        self.heard = position
+        """The last event's that the listener was called for."""
 
 
 async def _call(listener: Listener, event: Event) -> None:

@@ -10,21 +10,23 @@ is known to be on the disk, and no handler is called before that.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
 
-from perdure_engine.history import Loaded, UnknownRun
+from perdure_engine.duties import patiently
+from perdure_engine.history import Loaded
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
-from perdure_engine.run.commands import BeginAttempt, RunCommand
+from perdure_engine.run.commands import BeginAttempt, CompleteAttempt, FailAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
 from perdure_engine.work import Rows, work_of
 from perdure_eventstore.append import Append, Appended
-from perdure_eventstore.errors import Conflict, FenceLost, LogError
+from perdure_eventstore.door import Json
+from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost, LogError
 from perdure_eventstore.events import Head
 
 log = structlog.get_logger(__name__)
@@ -62,6 +64,9 @@ class Owner(Protocol):
 
     def idle(self, run: "HeldRun") -> None:
         """Nothing is waiting to be decided or recorded."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """Run ``work`` beside, as long as the owner owns."""
 
     async def reload(self, run: "HeldRun") -> Loaded:
         """The run's state and head with what others appended."""
@@ -112,9 +117,12 @@ class HeldRun:
 
     def attempt_ended(self, command: RunCommand | None) -> None:
         """An attempt's slot is free again, and ``command`` says what came of it."""
-        self._owner.give_back(1)
-        if command is not None:
-            self.tell(command)
+        try:
+            # The slot first: what follows may begin in it, in the same append.
+            self._owner.give_back(1)
+        finally:
+            if command is not None:
+                self.tell(command)
 
     def fenced(self, error: FenceLost) -> None:
         """An append elsewhere showed that this node no longer owns the run."""
@@ -211,12 +219,24 @@ class HeldRun:
             self._owner.give_back(decision.reserved - sum(message.reserved for message in decision.messages))
             self._mailbox[:0] = decision.messages
             self._in_flight = True
-            task = asyncio.get_running_loop().create_task(self._catch_up())
-            task.add_done_callback(_raise_unexpected)
+            self._owner.spawn(self._catch_up())
+            return
+        self._owner.give_back(decision.reserved)
+        self._in_flight = False
+        unkept = [self._unkept(message, result) for message in decision.messages]
+        if any(unkept):
+            self._mailbox[:0] = [message for message in unkept if message is not None]
+            self._next()
         else:
-            self._owner.give_back(decision.reserved)
-            self._in_flight = False
             self._fail(decision.messages, result)
+
+    def _unkept(self, message: Message, error: LogError) -> Message | None:
+        """An output that the log did not take fails its attempt."""
+        command = message.command
+        if not isinstance(command, CompleteAttempt) or not isinstance(error, AppendRefused):
+            return None
+        fault = Json.of({"type": "AppendRefused", "message": str(error)})
+        return Message(FailAttempt(at=command.at, task_id=command.task_id, attempt=command.attempt, error=fault))
 
     def _fail(self, messages: Sequence[Message], error: LogError) -> None:
         """Give up; what came from the inbox is still there."""
@@ -226,14 +246,16 @@ class HeldRun:
         if letters:
             self._owner.consumed(letters, recorded=True)
         self._owner.failed(self, error)
+        self._next()
 
     async def _catch_up(self) -> None:
         log.info("somebody else appended to the run first", run=str(self.run_id), version=self.head.version)
         try:
-            await self.reload()
-        except (LogError, UnknownRun) as error:
+            await patiently(self.reload)
+        except Exception as error:
             self._in_flight = False
             # What is there under this id may be no run at all.
+            log.warning("a run cannot be read again", run=str(self.run_id), error=f"{type(error).__name__}: {error}")
             self._fail((), error if isinstance(error, LogError) else Conflict(self.run_id, self.head.version))
             return
         self._in_flight = False
@@ -261,8 +283,3 @@ class HeldRun:
             if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
                 begin = BeginAttempt(at=self._owner.now(), task_id=event.task_id, node=self._owner.node_id)
                 self.tell(begin, reserved=True)
-
-
-def _raise_unexpected(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a run could not catch up", exc_info=error)

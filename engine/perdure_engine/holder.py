@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 
 from perdure_engine.attempts import Attempts
+from perdure_engine.background import Background
 from perdure_engine.held_run import HeldRun
 from perdure_engine.history import Loaded, fold_tail, load_run
 from perdure_engine.identity import shard_of
@@ -22,7 +23,7 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timers
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.appender import Appender
-from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.errors import Conflict, FenceLost, LogError
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 
@@ -49,6 +50,7 @@ class Holder:
     def __init__(
         self,
         identity: Identity,
+        background: Background,
         appender: Appender,
         reader: Reader,
         registry: Registry,
@@ -70,7 +72,8 @@ class Holder:
         self._parked: set[UUID] = set()
         self._loading: dict[UUID, asyncio.Future[HeldRun]] = {}
         self._stranded: list[tuple[HeldRun, str]] = []
-        self._closing = False
+        self._closing = self._pumping = False
+        self.spawn = background.spawn
 
     def __len__(self) -> int:
         return len(self._held)
@@ -80,7 +83,7 @@ class Holder:
         return run in self._held or run in self._parked
 
     async def get(self, run: UUID) -> HeldRun:
-        """The run, loaded from the log if it is not held. Raises UnknownRun, LogError."""
+        """The run; if it is not held, it is loaded from the log and resumed. Raises UnknownRun, LogError."""
         if (held := self._held.get(run)) is not None:
             return held
         if (loading := self._loading.get(run)) is not None:
@@ -89,7 +92,9 @@ class Holder:
         try:
             loaded = await load_run(self._reader, self._registry, run)
             # Somebody may have started it meanwhile, from its very first event.
-            held = self._held.get(run) or self._hold(HeldRun(self, loaded.state, loaded.head))
+            if (held := self._held.get(run)) is None:
+                held = self._hold(HeldRun(self, loaded.state, loaded.head))
+                self._resume(held)
             future.set_result(held)
             return held
         except BaseException as error:
@@ -103,19 +108,27 @@ class Holder:
         """Start a run of this node's shards; its first commit is told to the listeners. False: it is held already."""
         if state.run_id in self._held:
             return False
-        self._hold(HeldRun(self, state, NO_STREAM, armed_at)).tell(command)
+        held = self._hold(HeldRun(self, state, NO_STREAM, armed_at))
+        try:
+            held.tell(command)
+        except BaseException:
+            del self._held[state.run_id]
+            raise
         return True
 
     async def resume(self, run: UUID) -> None:
-        """After a takeover: what was under way is interrupted, what was scheduled waits for a slot."""
+        """Take up a run that nobody works on: load it, which resumes it, or let it go again to wait."""
         held = await self.get(run)
+        if not held.is_busy:
+            self.idle(held)
+
+    def _resume(self, held: HeldRun) -> None:
+        """What was under way is interrupted, what was scheduled waits for a slot."""
         for task_id, task in held.state.tasks.items():
-            if task.status == "started" and not self._attempts.is_under_way(run, task_id):
+            if task.status == "started" and not self._attempts.is_under_way(held.run_id, task_id):
                 held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
             elif task.status == "scheduled" and self.take_slot(held, task_id):
                 self._begin(held, task_id)
-        if not held.is_busy:
-            self.idle(held)
 
     def let_go(self, shards: Collection[int], most: int) -> list[int]:
         """Forget up to ``most`` of ``shards`` in which nothing is under way, and return them."""
@@ -176,14 +189,17 @@ class Holder:
     def caught_up(self, run: HeldRun) -> None:
         self.committed(run, ())
         self._timers.look()
+        if run.state.status == "stopping":
+            self._attempts.cancel_run(run.run_id)
         for task_id, task in run.state.tasks.items():
             # One that waits for a slot already begins once: the second time nothing comes of it.
             if task.status == "scheduled" and self.take_slot(run, task_id):
                 self._begin(run, task_id)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
-        self._held.pop(run.run_id, None)
-        if not isinstance(error, FenceLost):
+        if isinstance(error, FenceLost) or run.state.status == "new":
+            self._held.pop(run.run_id, None)
+        if not isinstance(error, FenceLost | Conflict):
             log.error("a run's events could not be recorded", run=str(run.run_id), error=str(error))
         for told in self.refused:
             told(run.run_id, error)
@@ -200,6 +216,8 @@ class Holder:
         self._held.pop(run.run_id, None)
         if run.state.is_ended:
             self._attempts.forget_run(run.run_id)
+            if self._stranded:
+                self._stranded = [each for each in self._stranded if each[0] is not run]
         elif run.state.status != "new":
             self._parked.add(run.run_id)
 
@@ -217,5 +235,13 @@ class Holder:
         run.tell(c.BeginAttempt(at=self.now(), task_id=task_id, node=self.node_id), reserved=True)
 
     def _pump(self) -> None:
-        while (waiting := self.slots.next()) is not None:
-            self._begin(*waiting)
+        # A task that cannot begin any more gives its slot back at once: that is this loop's next round, not a
+        # deeper call.
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (waiting := self.slots.next()) is not None:
+                self._begin(*waiting)
+        finally:
+            self._pumping = False

@@ -62,7 +62,3 @@ class Inbox:
     def forget(self, ids: Sequence[int]) -> None:
         """These rows are gone, or their run is no longer this node's."""
         self._handed.difference_update(ids)
-
-    def forget_all(self) -> None:
-        """Begin anew, after a takeover."""
-        self._handed.clear()

@@ -49,11 +49,13 @@ class Leases:
             values (%s, %s, %s, %s, clock_timestamp() + %s)"""
         self._live = f"""with alive as (update {nodes} set alive_until = clock_timestamp() + %s where node = %s)
             select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()"""
-        self._fence = f"""update {nodes} set epoch = epoch + 1 where node <> %s and node in
-            (select node from {shards} where lease_until < clock_timestamp()) returning node"""
+        # For update first: it waits for an append in flight, which a change of the epoch alone would not.
+        self._fence = f"""with dead as (select node from {nodes} where node <> %s and node in
+                (select node from {shards} where lease_until < clock_timestamp()) order by node for update)
+            update {nodes} n set epoch = n.epoch + 1 from dead where n.node = dead.node returning n.node"""
         # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death.
         self._renew = f"""update {shards} set lease_until = clock_timestamp() + %s where node = %s
-            and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard"""
+            and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard, token"""
         # Only from the fenced: one whose lease runs out just now still believes that it may write.
         self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s, token = token + 1 from
             (select shard from {shards} where node is null or lease_until < clock_timestamp()
@@ -63,7 +65,7 @@ class Leases:
         self._give = f"""update {shards} set node = null, lease_until = '-infinity'
             where node = %s and shard = any(%s)"""
         self._leave = f"delete from {nodes} where node = %s"
-        self._sweep = f"""delete from {nodes} n where n.started_at < clock_timestamp() - interval '1 day'
+        self._sweep = f"""delete from {nodes} n where n.alive_until < clock_timestamp() - interval '1 day'
             and not exists (select from {shards} s where s.node = n.node)"""
 
     @property
@@ -97,21 +99,20 @@ class Leases:
         Raises FenceLost if shards this node worked on are no longer its own.
         """
         sent = boot_time()
-        mine = {
-            row[0] for row in await self._session.fetch(self._renew, (self._length, self._node, self._node, self.epoch))
-        }
-        if not self.shards <= mine:
+        mine = dict(await self._session.fetch(self._renew, (self._length, self._node, self._node, self.epoch)))
+        if not self._tokens.keys() <= mine.keys():
             raise FenceLost(f"the lease of node {self._node} ran out")
         others = (await self._session.fetch(self._live, (self._length, self._node, self._node)))[0][0]
         share = -(-SHARDS // (others + 1))
         fenced = [row[0] for row in await self._session.fetch(self._fence, (self._node,))]
-        taken: dict[int, int] = {}
         if len(mine) < share:
-            taken = dict(await self._session.fetch(self._take, (self._node, self._length, fenced, share - len(mine))))
+            mine |= dict(await self._session.fetch(self._take, (self._node, self._length, fenced, share - len(mine))))
+        # Those taken by a statement whose answer was lost are new as well.
+        new = mine.keys() - self._tokens.keys()
         self._until = sent + self._seconds
-        self._tokens |= taken
-        self.surplus = len(self._tokens) - share
-        return frozenset(taken)
+        self._tokens = mine
+        self.surplus = len(mine) - share
+        return frozenset(new)
 
     async def give(self, shards: Collection[int]) -> None:
         """Leave ``shards`` to other nodes; nothing of them may be under way."""

@@ -6,7 +6,7 @@ joins anew under another identity.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -22,17 +22,16 @@ log = structlog.get_logger(__name__)
 
 
 class Node:
-    """A running engine. ``async with node.running() as tenure`` works until the block ends."""
+    """A running engine: ``async with node.running():`` works until the block ends."""
 
     def __init__(self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed) -> None:
         """``feed`` is run by whoever made it, for longer than the node."""
         self._engine, self._types, self._settings, self._feed = engine, types, settings, feed
         self.tenure: Tenure | None = None
-        self.joined: list[Callable[[Tenure], None]] = []
-        """Told of every new tenure."""
+        """The present one; None between two."""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Node"]:
+    async def running(self) -> AsyncIterator[None]:
         """Work in the background; leaves when the first leases are held, and stops cleanly at the end.
 
         Raises LogError if the log cannot be reached at the start.
@@ -47,7 +46,7 @@ class Node:
             await asyncio.wait([ready, work], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-            yield self
+            yield
         finally:
             stopping.set()
             await work
@@ -58,8 +57,6 @@ class Node:
             try:
                 async with tenure:
                     self.tenure = tenure
-                    for told in self.joined:
-                        told(tenure)
                     if not ready.done():
                         ready.set_result(None)
                     await tenure.work(stopping)

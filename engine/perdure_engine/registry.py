@@ -54,7 +54,8 @@ class Registry:
     """Reads and writes definitions. Compiled ones are kept by digest: they never change."""
 
     def __init__(self, session: Session, appender: Appender, schema: str = "perdure") -> None:
-        self._session, self._appender = session, appender
+        self.appender = appender
+        self._session = session
         self._reader = Reader(session, schema)
         self._table = f'"{schema}".definitions'
         self._compiled: dict[str, Definition] = {}
@@ -91,7 +92,9 @@ class Registry:
                 "keyed": definition.key is not None,
             }
             try:
-                await self._appender.append(Append(stream, head, [encode_fact(fact)], {"definitions": [row]}))
+                await self.appender.append(
+                    Append(stream, head, [encode_fact(fact)], {"definitions": [row]}, announce=True)
+                )
             except Conflict:
                 continue
             self._compiled[definition.digest] = definition
@@ -106,8 +109,10 @@ class Registry:
             active = await self.active(workflow_id)
             fact = DefinitionRetired(workflow_id=workflow_id, number=active.number)
             try:
-                await self._appender.append(
-                    Append(stream, head, [encode_fact(fact)], {"retired": [{"workflow_id": workflow_id}]})
+                await self.appender.append(
+                    Append(
+                        stream, head, [encode_fact(fact)], {"retired": [{"workflow_id": workflow_id}]}, announce=True
+                    )
                 )
             except Conflict:
                 continue
@@ -142,8 +147,10 @@ class Registry:
             self._active = {}
 
     async def _read_active(self) -> dict[str, Registration]:
+        asked = self._active
         active = {each.workflow_id: each for each in await self.versions() if each.retired_at is None}
-        if self._active is not None:
+        # Told to forget while the question was under way: this answer may be the old one.
+        if asked is not None and asked is self._active:
             self._active = active
         return active
 

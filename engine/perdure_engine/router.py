@@ -2,12 +2,14 @@
 
 It follows the settled log, so definitions, runs and published events meet in one order. Whatever it does can be done
 again: a run it starts has an id computed from event and workflow, and what an event met is recorded once, in the
-event's own stream (EventRouted), together with the inbox rows. Its checkpoint may therefore lag, never lead.
+event's own stream (EventRouted), together with the inbox rows. Its checkpoint may therefore lag, never lead, and two
+that route at once for a moment, as one takes over from the other, do no harm.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
@@ -36,6 +38,9 @@ log = structlog.get_logger(__name__)
 LONGEST_KEY = 256
 """Characters of a run's key."""
 
+_LOOK = 0.5
+"""Seconds between two looks whether to route at all."""
+
 _BATCH = 500
 _TYPES = ("EventPublished", "DefinitionRegistered", "DefinitionRetired")
 _CHECKPOINT_EVERY = 10_000
@@ -49,6 +54,13 @@ class StartOrder(NamedTuple):
     event: Occurrence
     armed_at: int
     key: str | None
+
+
+class _Versions(NamedTuple):
+    """A workflow as it was when an event came: its versions so far, and the one that may start."""
+
+    so_far: Sequence[Registration]
+    active: Registration | None
 
 
 class _Arrival:
@@ -68,9 +80,12 @@ class _Arrival:
         if all(match.run != run for match in self.matches):
             self.matches.append(Match(workflow_id, "delivered", run))
 
+    def ignore(self, workflow_id: str, reason: str) -> None:
+        self.matches.append(Match(workflow_id, "ignored", reason=reason))
+
 
 class Router:
-    """Routes published events; one at a time over all nodes, by an advisory lock."""
+    """Routes published events: one node's at a time, but for a moment when that changes."""
 
     def __init__(
         self,
@@ -81,47 +96,60 @@ class Router:
         schema: str,
         start: Callable[[StartOrder], Awaitable[bool]],
         delivered: Callable[[], None],
+        may_route: Callable[[], bool],
     ) -> None:
-        """``start`` starts a run and returns once that is recorded; ``delivered`` is told that inboxes were filled."""
+        """``start`` starts a run and returns once that is recorded; ``delivered`` is told that inboxes were filled.
+
+        ``may_route`` says whether it is this node's turn.
+        """
         self._session, self._appender, self._registry, self._feed = session, appender, registry, feed
         self._reader = Reader(session, schema)
-        self._start, self._delivered = start, delivered
+        self._start, self._delivered, self._may_route = start, delivered, may_route
         self.definitions_changed: list[Callable[[], None]] = []
         """Told when definitions came or went in the log."""
         self._position = 0
         self._saved = 0
         self._concerned: dict[str, list[list[Registration]]] | None = None
-        self._lock = f"select pg_try_advisory_lock(hashtextextended('perdure.router.' || '{schema}', 0))"
         self._load = f'select position from "{schema}".router'
         self._save = f'update "{schema}".router set position = %s where position < %s'
-        self._open_keyed = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
+        # The run that the event itself started comes without a key, whether it is open or not.
+        self._keyed_runs = f"""select r.run, r.key, e.data ->> 'digest' from "{schema}".open_runs r
+            join "{schema}".events e on e.stream = r.run and e.version = 1
+            where r.workflow_id = %s and r.key = any(%s) and r.key is not null
+            union all select e.stream, null, null from "{schema}".events e where e.stream = %s and e.version = 1"""
+        self._routed = f"""select stream from "{schema}".events where stream = any(%s) and type = 'EventRouted'"""
         self._open_run = f'select workflow_id from "{schema}".open_runs where run = %s'
         self._waiting = f"""select w.event, w.run, w.armed_at, r.workflow_id from "{schema}".waits w
             join "{schema}".open_runs r using (run) where w.event = any(%s) and w.key is null"""
 
     async def run(self) -> None:
-        """Take the lock, then route for ever; raises LogError when the log cannot be reached."""
-        while not (await self._session.fetch(self._lock))[0][0]:
-            await asyncio.sleep(1.0)
-        opened = self._session.opened
-        self._position = self._saved = (await self._session.fetch(self._load))[0][0]
-        self._concerned = None
-        while self._session.opened == opened:
-            await self.run_once(await self._feed.beyond(self._position))
+        """Route for ever, while it is this node's turn. Raises LogError when the log cannot be reached."""
+        while True:
+            while not self._may_route():
+                await asyncio.sleep(_LOOK)
+            self._position = self._saved = (await self._session.fetch(self._load))[0][0]
+            self._concerned = None
+            opened = self._session.opened
+            while self._may_route() and self._session.opened == opened:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._feed.beyond(self._position)
+                if self._may_route():
+                    await self.run_once(self._feed.mark)
 
     async def run_once(self, mark: int) -> None:
         """Route what is settled up to ``mark``."""
         while self._position < mark:
             events = await self._reader.span(self._position, mark, types=_TYPES, limit=_BATCH)
-            arrivals = [_Arrival(event) for event in events if event.type == "EventPublished"]
-            if self._concerned is None or len(arrivals) < len(events):
+            published = [event for event in events if event.type == "EventPublished"]
+            if self._concerned is None or len(published) < len(events):
                 self._concerned = await self._definitions()
                 for told in self.definitions_changed:
                     told()
-            if arrivals:
-                await self._route(arrivals)
+            if published:
+                await self._route(published)
             self._position = mark if len(events) < _BATCH else events[-1].position
-            if arrivals or self._position - self._saved > _CHECKPOINT_EVERY:
+            if published or self._position - self._saved > _CHECKPOINT_EVERY:
                 await self._session.fetch(self._save, (self._position, self._position))
                 self._saved = self._position
 
@@ -136,13 +164,24 @@ class Router:
                 concerned[name].append(versions)
         return concerned
 
-    async def _route(self, arrivals: Sequence[_Arrival]) -> None:
+    async def _route(self, published: Sequence[RecordedEvent]) -> None:
+        """Route those that are not: what another router, or this one before it died, found must not change."""
+        routed = {row[0] for row in await self._session.fetch(self._routed, ([each.stream for each in published],))}
+        arrivals, recording = [], []
+        for event in published:
+            if event.stream in routed:
+                continue
+            try:
+                arrivals.append(_Arrival(event))
+            except Exception as error:
+                log.exception("a published event cannot be read", stream=str(event.stream))
+                recording.append(self._record(event, (), f"it cannot be read: {error}"))
         await self._match_definitions(arrivals)
         await self._match_waits(arrivals)
-        results = await asyncio.gather(*map(self._record, arrivals), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, Conflict):
-                raise result
+        for arrival in arrivals:
+            reason = "; ".join(arrival.reasons) or "no workflow starts with it and no run waits for it"
+            recording.append(self._record(arrival.recorded, arrival.matches, "" if arrival.matches else reason))
+        await asyncio.gather(*recording)
         self._delivered()
 
     async def _match_definitions(self, arrivals: Sequence[_Arrival]) -> None:
@@ -152,36 +191,38 @@ class Router:
             if arrival.published.run is not None:
                 await self._match_one_run(arrival)
                 continue
-            for version in self._active_at(arrival.published.name, arrival.recorded.position):
-                if version.keyed:
-                    await self._guarded(arrival, version, self._match_keyed)
-                else:
-                    starting.append(self._guarded(arrival, version, self._match_unkeyed))
+            for versions in self._versions_at(arrival.published.name, arrival.recorded.position):
+                # Keyed runs go on after their version was replaced or retired.
+                if any(version.keyed for version in versions.so_far):
+                    await self._guarded(arrival, versions, self._match_keyed)
+                if versions.active is not None and not versions.active.keyed:
+                    starting.append(self._guarded(arrival, versions, self._match_unkeyed))
         await asyncio.gather(*starting)
 
     async def _guarded(
-        self,
-        arrival: _Arrival,
-        version: Registration,
-        match: Callable[[_Arrival, Definition], Awaitable[None]],
+        self, arrival: _Arrival, versions: _Versions, match: Callable[[_Arrival, _Versions], Awaitable[None]]
     ) -> None:
         """One event that one workflow cannot take shall not hold up every other event."""
         try:
-            await match(arrival, await self._registry.definition(version.digest))
-        except (AppendRefused, ValueError, ArithmeticError, RecursionError) as error:
+            await match(arrival, versions)
+        except Exception as error:
+            if isinstance(error, LogError) and not isinstance(error, AppendRefused):
+                raise
             log.exception("an event could not be matched", stream=str(arrival.recorded.stream))
-            reason = f"it could not be matched: {error}"
-            arrival.matches.append(Match(version.workflow_id, "ignored", reason=reason))
+            arrival.ignore(versions.so_far[-1].workflow_id, f"it could not be matched: {error}")
 
-    def _active_at(self, name: str, position: int) -> Iterable[Registration]:
+    def _versions_at(self, name: str, position: int) -> list[_Versions]:
+        found = []
         for versions in (self._concerned or {}).get(name, ()):
-            for version in reversed(versions):
-                if version.registered_at < position:
-                    if version.retired_at is None or version.retired_at > position:
-                        yield version
-                    break
+            if so_far := [version for version in versions if version.registered_at < position]:
+                newest = so_far[-1]
+                active = newest.retired_at is None or newest.retired_at > position
+                found.append(_Versions(so_far, newest if active else None))
+        return found
 
-    async def _match_unkeyed(self, arrival: _Arrival, definition: Definition) -> None:
+    async def _match_unkeyed(self, arrival: _Arrival, versions: _Versions) -> None:
+        assert versions.active is not None
+        definition = await self._registry.definition(versions.active.digest)
         if self._starts(arrival, definition):
             await self._start_run(arrival, definition, arrival.published.key)
 
@@ -200,37 +241,49 @@ class Router:
             arrival.reasons.append(f"{definition.workflow_id}: `where` is not true of it")
         return False
 
-    async def _match_keyed(self, arrival: _Arrival, definition: Definition) -> None:
-        """One open run a key: the event goes to it, and starts one only where there is none."""
-        name, workflow_id = arrival.published.name, definition.workflow_id
-        if name not in definition.entries and name not in definition.listeners:
-            return
-        assert definition.key is not None
-        occurrence = arrival.occurrence
-        try:
-            resolved = definition.key.resolve(event_scope(lambda: occurrence.payload.value, occurrence))
-        except TemplateError as error:
-            arrival.matches.append(Match(workflow_id, "ignored", reason=str(error)))
-            return
-        if resolved is None:
-            arrival.matches.append(Match(workflow_id, "ignored", reason="its key is null"))
-            return
-        key = resolved if isinstance(resolved, str) else Json.of(resolved).text.decode()
-        if len(key) > LONGEST_KEY:
-            arrival.matches.append(Match(workflow_id, "ignored", reason=f"its key is over {LONGEST_KEY} characters"))
-            return
+    async def _match_keyed(self, arrival: _Arrival, versions: _Versions) -> None:
+        """One open run a key: the event goes to it, and starts one only where there is none.
+
+        A run on another version than the active gets the event by its own version's key. The active one's key is
+        everybody's: while any run has it, none is started.
+        """
+        workflow_id = versions.so_far[-1].workflow_id
         started = run_for_event(arrival.recorded.stream, workflow_id)
-        rows = await self._session.fetch(self._open_keyed, (workflow_id, key))
-        if rows and rows[0][0] != started:
-            arrival.deliver(workflow_id, rows[0][0])
-        elif self._starts(arrival, definition):
+        starting: tuple[str, Definition] | None = None
+        listening: defaultdict[str, set[str]] = defaultdict(set)
+        for version in versions.so_far:
+            if not version.keyed or arrival.published.name not in version.events:
+                continue
+            definition = await self._registry.definition(version.digest)
+            key, reason = _key_of(definition, arrival.occurrence)
+            if key is not None:
+                listening[key].add(version.digest)
+            if version is versions.active:
+                if key is None:
+                    arrival.ignore(workflow_id, reason)
+                else:
+                    starting = key, definition
+        while listening:
+            taken = False
+            for run, key, digest in await self._session.fetch(
+                self._keyed_runs, (workflow_id, list(listening), started)
+            ):  # fmt: skip
+                if key is None:
+                    # Routed before, by one that could not say so any more.
+                    taken = True
+                    self._match_started(arrival, workflow_id, started)
+                elif run != started and ((of_active := starting and starting[0] == key) or digest in listening[key]):
+                    taken = taken or of_active
+                    arrival.deliver(workflow_id, run)
+            if taken or starting is None or not self._starts(arrival, starting[1]):
+                return
             try:
-                await self._start_run(arrival, definition, key)
+                await self._start_run(arrival, starting[1], starting[0])
+                return
             except AppendRefused as error:
                 if error.constraint != OPEN_KEY:
                     raise
                 # A run with this key was started by other means just now: look again.
-                await self._match_keyed(arrival, definition)
 
     async def _start_run(self, arrival: _Arrival, definition: Definition, key: str | None) -> None:
         run = run_for_event(arrival.recorded.stream, definition.workflow_id)

@@ -66,6 +66,9 @@ class Tenure:
         self.node_id = new_id()
         self._settings = settings
         self._fenced, self._letters, self._due = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._background = Background()
+        self._taken: set[int] = set()
+        self._taken_over = asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
@@ -73,9 +76,10 @@ class Tenure:
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
         self.inbox = Inbox(self._session, schema)
-        self.timers = Timers(self._session, schema, now=self.now, wake=self._due.set)
+        self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
+            self._background,
             self.appender,
             Reader(self._session, schema),
             self.registry,
@@ -92,7 +96,6 @@ class Tenure:
             self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set
         )  # fmt: skip
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
-        self._background = Background()
         self._reaching = asyncio.Lock()
         """Held while runs are looked up for what reached them, so that no shard is given away under them."""
         self._starting: dict[UUID, asyncio.Future[bool]] = {}
@@ -109,8 +112,8 @@ class Tenure:
     async def __aenter__(self) -> Self:
         try:
             await self.leases.join()
-            self._background.spawn(self.appender.run())
-            await self.take_over(await self.leases.renew())
+            self._appending = self._background.spawn(self.appender.run())
+            await self._renew()
         except BaseException:
             await self._close()
             raise
@@ -122,7 +125,7 @@ class Tenure:
         self.timers.stop()
         self.holder.close()
         try:
-            if error is not None:
+            if isinstance(error, Exception):
                 await self.attempts.abandon_all()
             else:
                 async with asyncio.timeout(self._settings.stop):
@@ -143,6 +146,7 @@ class Tenure:
         self.timers.start()
         self.feed.listeners.append(self._letters.set)
         duties = [
+            self._background.spawn(repeat(self.take_over, self._settings.scan, self._taken_over)),
             self._background.spawn(repeat(self._renew, self.leases.renewal_interval)),
             self._background.spawn(repeat(self.read_inbox, self._settings.poll, self._letters)),
             self._background.spawn(repeat(self.fire_timers, self._settings.scan, self._due)),
@@ -152,7 +156,7 @@ class Tenure:
         ]
         stop = asyncio.create_task(stopping.wait())
         try:
-            done, _ = await asyncio.wait([stop, *duties], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([stop, self._appending, *duties], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
@@ -170,18 +174,18 @@ class Tenure:
         )  # fmt: skip
         return await self.start_run(new_run(order.definition, order.run), command, order.armed_at)
 
-    async def take_over(self, shards: frozenset[int]) -> None:
-        """Resume every open run of newly leased shards."""
-        if not shards:
-            return
-        rows = await self._session.fetch(self._open, (sorted(shards),))
-        if rows:
-            log.info("resuming open runs", runs=len(rows), shards=len(shards))
-        for (run,) in rows:
-            await self._resume(run)
-        self.inbox.forget_all()
-        self._letters.set()
-        await self.fire_timers()
+    async def take_over(self) -> None:
+        """Resume every open run of newly leased shards. Apart from the renewal, which must not wait for it."""
+        while self._taken:
+            shards = frozenset(self._taken)
+            rows = await self._session.fetch(self._open, (sorted(shards),))
+            if rows:
+                log.info("resuming open runs", runs=len(rows), shards=len(shards))
+            for (run,) in rows:
+                await self._resume(run)
+            self._taken -= shards
+            self._letters.set()
+            self.timers.look()
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
@@ -220,12 +224,19 @@ class Tenure:
             await self.appender.drain()
 
     async def _fire(self, timer: Timer) -> None:
-        run = await self.holder.get(timer.run)
-        command = timer.command(self.now())
-        if run.is_busy or advance(run.state, command)[0]:
-            run.tell(command)
-        else:
-            await self.timers.delete(timer)
+        try:
+            run = await self.holder.get(timer.run)
+            command = timer.command(self.now())
+            if run.is_busy or advance(run.state, command)[0]:
+                run.tell(command)
+            else:
+                self.holder.idle(run)
+                await self.timers.delete(timer)
+        except LogError:
+            raise
+        except Exception:
+            # One run that cannot be read shall not hold up everybody's timers.
+            log.exception("a timer cannot be told to its run", run=str(timer.run), timer=timer.timer)
 
     async def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> bool:
         """Start a run here if this node leases its shard, or leave it to its owner. False: it was there already."""
@@ -233,11 +244,14 @@ class Tenure:
             return await append_start(self.appender, state, command, armed_at)
         while (other := self._starting.get(state.run_id)) is not None:
             await asyncio.wait([other])
-        if not self.holder.start_run(state, command, armed_at):
-            return False
         started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._starting[state.run_id] = started
-        return await started
+        try:
+            if not self.holder.start_run(state, command, armed_at):
+                return False
+            return await started
+        finally:
+            self._starting.pop(state.run_id, None)
 
     def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
         self.feed.hint(urgent=False)
@@ -284,8 +298,10 @@ class Tenure:
         run.tell(command, letter.id)
 
     async def _renew(self) -> None:
-        await self.take_over(await self.leases.renew())
-        if self.leases.surplus > 0 and not self._reaching.locked():
+        self._taken |= await self.leases.renew()
+        if self._taken:
+            self._taken_over.set()
+        elif self.leases.surplus > 0 and not self._reaching.locked():
             await self.leases.give(self.holder.let_go(self.leases.shards, self.leases.surplus))
 
     async def _until_fenced(self) -> None:

@@ -36,9 +36,17 @@ class Timer(NamedTuple):
 class Timers:
     """Fires what is due in batches. The rows are the truth; the scheduler's one job may be lost at any time."""
 
-    def __init__(self, session: Session, schema: str, *, now: Callable[[], datetime], wake: Callable[[], None]) -> None:
-        """``now`` is the database's time; ``wake`` is called when the earliest timer is due."""
-        self._session = session
+    def __init__(
+        self,
+        session: Session,
+        schema: str,
+        fence: tuple[UUID, int],
+        *,
+        now: Callable[[], datetime],
+        wake: Callable[[], None],
+    ) -> None:
+        """``fence`` is the node and its epoch; ``now`` the database's time; ``wake`` is called when one is due."""
+        self._session, self._fence = session, fence
         self._now, self._wake = now, wake
         self._next: datetime | None = None
         self._scheduler = AsyncIOScheduler(
@@ -48,9 +56,12 @@ class Timers:
         self._due = f"""select run, timer, due from "{schema}".timers
             where shard = any(%s) and due <= %s order by due limit {_BATCH}"""
         # One look into the index a shard: a plain min() would read every timer of the future.
-        self._earliest = f"""select min(first.due) from unnest(%s::smallint[]) as mine (shard) cross join lateral
-            (select due from "{schema}".timers t where t.shard = mine.shard and t.due > %s order by due limit 1) first"""
-        self._delete = f'delete from "{schema}".timers where run = %s and timer = %s'
+        self._earliest = f"""select min(first.due) from unnest(%s::smallint[]) as mine (shard)
+            cross join lateral (select due from "{schema}".timers t where t.shard = mine.shard and t.due > %s
+                                order by due limit 1) first"""
+        # The fence, and the very row that was read: a woken sleeper shall not delete its heir's timer.
+        self._delete = f"""delete from "{schema}".timers where run = %s and timer = %s and due = %s
+            and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""
 
     def start(self) -> None:
         """Begin to wake."""
@@ -86,7 +97,7 @@ class Timers:
 
     async def delete(self, timer: Timer) -> None:
         """Forget a timer whose run has no use for it."""
-        await self._session.fetch(self._delete, (timer.run, timer.timer))
+        await self._session.fetch(self._delete, (*timer, *self._fence))
 
     async def _fire(self) -> None:
         # Only a call to somebody else: the scheduler skips a job that is due while it still runs.

@@ -48,10 +48,10 @@ class Appender:
         self._hints = Session(engine)
         self._hint = f"select pg_notify('{schema}', '')"
         self._waiting: list[tuple[Append, Answer]] = []
-        self._some, self._announced, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._sending = 0
+        self._some, self._announced = asyncio.Event(), asyncio.Event()
+        self._submitted = self._answered = 0
+        self._drains: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
-        self._idle.set()
 
     def submit(self, append: Append, answer: Answer) -> None:
         """Append with the next batch; ``answer`` is called in the event loop with where it landed, or why not."""
@@ -59,8 +59,8 @@ class Appender:
             answer(LogUnavailable("the log was closed before this was recorded"))
             return
         self._waiting.append((append, answer))
+        self._submitted += 1
         self._some.set()
-        self._idle.clear()
 
     async def append(self, append: Append) -> Appended:
         """Append and wait for the disk. Raises Conflict, LogUnavailable or another LogError."""
@@ -78,8 +78,11 @@ class Appender:
         return await done
 
     async def drain(self) -> None:
-        """Wait until nothing waits any more."""
-        await self._idle.wait()
+        """Wait until as many appends are answered as were submitted before this; what comes later does not count."""
+        if self._answered < self._submitted and not self._closed:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._drains.append((self._submitted, done))
+            await done
 
     async def run(self) -> None:
         """Append what is submitted, for ever; cancel to end. What still waits then is answered with an error."""
@@ -90,10 +93,12 @@ class Appender:
                 group.create_task(self._announce())
         finally:
             self._closed = True
-            self._idle.set()
             waiting, self._waiting = self._waiting, []
             for _, answer in waiting:
-                answer(LogUnavailable("the log was closed before this was recorded"))
+                self._tell(answer, LogUnavailable("the log was closed before this was recorded"))
+            for _, done in self._drains:
+                if not done.done():
+                    done.set_result(None)
 
     async def _serve(self, lane: Lane) -> None:
         entries: list[tuple[Append, Answer]] = []
@@ -103,20 +108,28 @@ class Appender:
                 entries = self._take()
                 if not entries:
                     continue
-                self._sending += 1
                 results = await lane.commit([append for append, _ in entries])
-                self._sending -= 1
                 answered, entries = entries, []
                 for (append, answer), result in zip(answered, results, strict=True):
                     if append.announce:
                         self._announced.set()
-                    answer(result)
-                if not self._waiting and not self._sending:
-                    self._idle.set()
+                    self._tell(answer, result)
         finally:
             for _, answer in entries:
-                answer(LogUnavailable("the log was closed before this was known to be recorded"))
+                self._tell(answer, LogUnavailable("the log was closed before this was known to be recorded"))
             await lane.close()
+
+    def _tell(self, answer: Answer, result: Appended | LogError) -> None:
+        try:
+            answer(result)
+        except Exception:
+            # One who cannot take the answer shall not keep the others from theirs.
+            log.exception("the answer to an append was not taken")
+        self._answered += 1
+        while self._drains and self._drains[0][0] <= self._answered:
+            done = self._drains.pop(0)[1]
+            if not done.done():
+                done.set_result(None)
 
     def _take(self) -> list[tuple[Append, Answer]]:
         """The next batch: what waits, up to MAX_EVENTS."""

@@ -1,6 +1,9 @@
 """The database's clock, read without asking it each time."""
 
 import time
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock:
@@ -15,6 +18,10 @@ class Clock:
     def now(self) -> int:
         """Now in µs since 1970 by the database's clock, as far as known."""
         return time.time_ns() // 1000 + self._offset
+
+    def moment(self) -> datetime:
+        """The same as a datetime, in UTC."""
+        return _EPOCH + timedelta(microseconds=self.now())
 
     def correct(self, database: int, sent: int, received: int) -> None:
         """Take in that the database's clock showed ``database`` µs between two local times (µs, ``local``)."""

@@ -10,10 +10,15 @@ from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from perdure_eventstore import arrays
 from perdure_eventstore.errors import LogError, LogUnavailable, domain_error
+
+_BOUNDS = """select set_config('lock_timeout', '10s', false),
+    set_config('idle_in_transaction_session_timeout', '60s', false)"""
+"""Nobody waits for ever for somebody else's lock, and no client that is frozen keeps one."""
 
 
 def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) -> AsyncEngine:
@@ -45,17 +50,25 @@ async def raw_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection[A
     """
     try:
         fairy = await engine.raw_connection()
-    except (DBAPIError, psycopg.Error, OSError) as error:
+    except (DBAPIError, PoolTimeout, psycopg.Error, OSError) as error:
         raise connection_error(error) from error
     connection = fairy.driver_connection
     assert isinstance(connection, AsyncConnection)
     fairy.detach()
     try:
-        await connection.set_autocommit(True)
-        read_json_as_written(connection)
+        await _prepare(connection)
         yield connection
     finally:
         await connection.close()
+
+
+async def _prepare(connection: AsyncConnection[Any]) -> None:
+    try:
+        await connection.set_autocommit(True)
+        await connection.execute(_BOUNDS)
+    except (psycopg.Error, OSError) as error:
+        raise connection_error(error) from error
+    read_json_as_written(connection)
 
 
 def read_json_as_written(connection: AsyncConnection[Any]) -> None:

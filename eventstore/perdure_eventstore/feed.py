@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_eventstore.errors import LogUnavailable
+from perdure_eventstore.errors import LogError
 from perdure_eventstore.listen import listen
 from perdure_eventstore.session import Session
 from perdure_eventstore.settled import SettledMark
@@ -74,7 +74,7 @@ class Feed:
                         await self.run_once(mark)
                         backoff = 0.05
                         await self._pause(mark)
-                except LogUnavailable as error:
+                except LogError as error:
                     log.warning("feed lost the log", error=str(error), retry_in=backoff)
                     await asyncio.sleep(backoff)
                     backoff = min(backoff * 2, _MOST_BACKOFF)

@@ -102,7 +102,8 @@ alter table perdure.inbox set (autovacuum_vacuum_scale_factor = 0, autovacuum_va
 
 -- append_batch with what must commit beside the events. "companion" is a JSON object of arrays of rows, one array a
 -- table; a row's "a" is the number of the append it belongs to, and the rows of an append that lost are left out.
--- A node names itself and its epoch; the row is held to the end, so that a takeover waits for this append.
+-- A node names itself and its epoch; the row is held to the end, so that a takeover, which takes it FOR UPDATE, waits
+-- for this append. FOR KEY SHARE and no more: the node's renewals update that row, and wait for nobody.
 create function perdure.append_with_work(
     node uuid, epoch integer, companion json,
     recorded_at timestamptz,
@@ -112,12 +113,10 @@ create function perdure.append_with_work(
     out lost integer[], out positions bigint[], out clock timestamptz
 ) language plpgsql as $$
 #variable_conflict use_column
-declare
-    won integer[];
 begin
     if append_with_work.node is not null then
         perform from perdure.nodes n
-        where n.node = append_with_work.node and n.epoch = append_with_work.epoch for share;
+        where n.node = append_with_work.node and n.epoch = append_with_work.epoch for key share;
         if not found then
             raise exception 'node % no longer holds epoch %', append_with_work.node, append_with_work.epoch
                 using errcode = 'PD003';
@@ -129,77 +128,89 @@ begin
                               versions, ids, types, schema_versions, data, metadata, payloads, salts, digests, hashes) b;
 
     if companion is not null then
-        won := array(select n from generate_series(1, cardinality(streams)) n where lost is null or n <> all (lost));
-        -- The position of an append's first event: those that lost drew none.
-        perform perdure.write_work(companion, won, array(
-            select positions[1 + (select count(*) from unnest(appends) e(append)
-                                  where e.append < n.append and e.append = any (won))]
-            from unnest(won) with ordinality n(append, place) order by place));
+        perform perdure.write_work(companion, coalesce(lost, '{}'), appends, positions);
     end if;
 end $$;
 
-create function perdure.write_work(companion json, won integer[], first_positions bigint[]) returns void
+-- What one append writes and takes away again is written first: a retry that was due at once, a wait that ended as it
+-- began. Only "closed" comes before everything, so that the key of a run that ends is free for one that starts.
+create function perdure.write_work(companion json, losers integer[], appends integer[], positions bigint[]) returns void
 language plpgsql as $$
+declare
+    work record;
+    first_positions bigint[];
+    ended uuid[];
 begin
-    if companion -> 'definitions' is not null then
+    select * into work from json_to_record(companion) as w(
+        definitions json, retired json, closed json, opened json, timers json, cleared json, waits json, disarmed json,
+        inbox json, consumed json);
+
+    if coalesce(work.definitions, work.retired, work.opened, work.waits) is not null then
+        -- Of each append, the position of its first event: those that lost drew none.
+        first_positions := array(
+            select case when drawn.won then positions[min(drawn.place)] else 0 end
+            from (
+                select e.append, e.append <> all (losers) as won,
+                       count(*) filter (where e.append <> all (losers)) over (order by e.number) as place
+                from unnest(appends) with ordinality e(append, number)
+            ) drawn group by drawn.append, drawn.won order by drawn.append);
+    end if;
+    if work.definitions is not null then
         insert into perdure.definitions (workflow_id, number, digest, document, events, keyed, registered_at)
-        select r.workflow_id, r.number, r.digest, r.document, r.events, r.keyed, first_positions[array_position(won, r.a)]
-        from json_to_recordset(companion -> 'definitions') r(a integer, workflow_id text, number integer, digest text, document text,
-                                                        events text[], keyed boolean)
-        where r.a = any (won);
+        select r.workflow_id, r.number, r.digest, r.document, r.events, r.keyed, first_positions[r.a]
+        from json_to_recordset(work.definitions) r(a integer, workflow_id text, number integer, digest text,
+                                                   document text, events text[], keyed boolean)
+        where r.a <> all (losers);
     end if;
-    if companion -> 'retired' is not null then
-        update perdure.definitions d set retired_at = first_positions[array_position(won, r.a)]
-        from json_to_recordset(companion -> 'retired') r(a integer, workflow_id text)
-        where r.a = any (won) and d.workflow_id = r.workflow_id and d.retired_at is null;
+    if work.retired is not null then
+        update perdure.definitions d set retired_at = first_positions[r.a]
+        from json_to_recordset(work.retired) r(a integer, workflow_id text)
+        where r.a <> all (losers) and d.workflow_id = r.workflow_id and d.retired_at is null;
     end if;
-    if companion -> 'closed' is not null then
-        delete from perdure.timers where run in (
-            select r.run from json_to_recordset(companion -> 'closed') r(a integer, run uuid) where r.a = any (won));
-        delete from perdure.waits where run in (
-            select r.run from json_to_recordset(companion -> 'closed') r(a integer, run uuid) where r.a = any (won));
-        delete from perdure.open_runs where run in (
-            select r.run from json_to_recordset(companion -> 'closed') r(a integer, run uuid) where r.a = any (won));
+    if work.closed is not null then
+        ended := array(select r.run from json_to_recordset(work.closed) r(a integer, run uuid) where r.a <> all (losers));
+        delete from perdure.timers where run = any (ended);
+        delete from perdure.waits where run = any (ended);
+        delete from perdure.open_runs where run = any (ended);
     end if;
-    if companion -> 'opened' is not null then
+    if work.opened is not null then
         insert into perdure.open_runs (run, shard, workflow_id, key, started_at)
-        select r.run, r.shard, r.workflow_id, r.key, first_positions[array_position(won, r.a)]
-        from json_to_recordset(companion -> 'opened') r(a integer, run uuid, shard smallint, workflow_id text, key text)
-        where r.a = any (won);
+        select r.run, r.shard, r.workflow_id, r.key, first_positions[r.a]
+        from json_to_recordset(work.opened) r(a integer, run uuid, shard smallint, workflow_id text, key text)
+        where r.a <> all (losers);
     end if;
-    if companion -> 'cleared' is not null then
-        delete from perdure.timers t
-        using json_to_recordset(companion -> 'cleared') r(a integer, run uuid, timer text)
-        where r.a = any (won) and t.run = r.run and t.timer = r.timer;
-    end if;
-    if companion -> 'timers' is not null then
+    if work.timers is not null then
         insert into perdure.timers (run, timer, shard, due)
         select r.run, r.timer, r.shard, r.due
-        from json_to_recordset(companion -> 'timers') r(a integer, run uuid, timer text, shard smallint, due timestamptz)
-        where r.a = any (won)
+        from json_to_recordset(work.timers) r(a integer, run uuid, timer text, shard smallint, due timestamptz)
+        where r.a <> all (losers)
         on conflict (run, timer) do update set due = excluded.due;
     end if;
-    if companion -> 'disarmed' is not null then
-        delete from perdure.waits w
-        using json_to_recordset(companion -> 'disarmed') r(a integer, run uuid, trigger integer)
-        where r.a = any (won) and w.run = r.run and w.trigger = r.trigger;
+    if work.cleared is not null then
+        delete from perdure.timers t
+        using json_to_recordset(work.cleared) r(a integer, run uuid, timer text)
+        where r.a <> all (losers) and t.run = r.run and t.timer = r.timer;
     end if;
-    if companion -> 'waits' is not null then
+    if work.waits is not null then
         insert into perdure.waits (run, trigger, event, key, armed_at)
-        select r.run, r.trigger, r.event, r.key, coalesce(r.armed_at, first_positions[array_position(won, r.a)])
-        from json_to_recordset(companion -> 'waits')
-            r(a integer, run uuid, trigger integer, event text, key text, armed_at bigint)
-        where r.a = any (won);
+        select r.run, r.trigger, r.event, r.key, coalesce(r.armed_at, first_positions[r.a])
+        from json_to_recordset(work.waits) r(a integer, run uuid, trigger integer, event text, key text, armed_at bigint)
+        where r.a <> all (losers);
     end if;
-    if companion -> 'consumed' is not null then
-        delete from perdure.inbox i
-        using json_to_recordset(companion -> 'consumed') r(a integer, id bigint)
-        where r.a = any (won) and i.id = r.id;
+    if work.disarmed is not null then
+        delete from perdure.waits w
+        using json_to_recordset(work.disarmed) r(a integer, run uuid, trigger integer)
+        where r.a <> all (losers) and w.run = r.run and w.trigger = r.trigger;
     end if;
-    if companion -> 'inbox' is not null then
+    if work.inbox is not null then
         insert into perdure.inbox (run, shard, kind, event)
         select r.run, r.shard, r.kind, r.event
-        from json_to_recordset(companion -> 'inbox') r(a integer, run uuid, shard smallint, kind text, event uuid)
-        where r.a = any (won);
+        from json_to_recordset(work.inbox) r(a integer, run uuid, shard smallint, kind text, event uuid)
+        where r.a <> all (losers);
+    end if;
+    if work.consumed is not null then
+        delete from perdure.inbox i
+        using json_to_recordset(work.consumed) r(a integer, id bigint)
+        where r.a <> all (losers) and i.id = r.id;
     end if;
 end $$;

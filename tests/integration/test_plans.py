@@ -143,7 +143,7 @@ def test_the_inbox_is_read_by_an_index(
 def test_timers_are_found_by_an_index(
     connection: psycopg.Connection[Any], engine: AsyncEngine, mode: str, shards: list[int]
 ) -> None:
-    timers = Timers(Session(engine), SCHEMA, now=lambda: datetime.now(UTC), wake=lambda: None)
+    timers = Timers(Session(engine), SCHEMA, (uuid4(), 1), now=lambda: datetime.now(UTC), wake=lambda: None)
     now = datetime.now(UTC)
     assert "Seq Scan" not in plan(connection, mode, timers._due, shards, now)
     assert "Seq Scan" not in plan(connection, mode, timers._earliest, shards, now)

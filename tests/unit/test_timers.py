@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
@@ -30,7 +31,7 @@ class Clock:
         self.ahead = ahead
         self.rows = Rows()
         self.woken: list[float] = []
-        self.timers = Timers(cast(Session, self.rows), "perdure", now=self.now, wake=self.wake)
+        self.timers = Timers(cast(Session, self.rows), "perdure", (uuid4(), 1), now=self.now, wake=self.wake)
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead

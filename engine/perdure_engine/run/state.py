@@ -1,4 +1,4 @@
-"""The state of a run: frozen values, shared between versions, counted so that nothing ever scans the tasks."""
+"""The state of a run: frozen values, shared between versions, counted so that no task's way scans the others."""
 
 from typing import Final, Literal
 from uuid import UUID

@@ -1,0 +1,144 @@
+"""The client beside a node: what it knows of definitions, of runs that are not there, and of its own breaking off."""
+
+import asyncio
+from unittest.mock import patch
+from uuid import uuid4
+
+import pytest
+from applications import new_app, recorder, task, workflow
+
+import perdure
+from perdure import StartRefused
+from perdure_engine.history import UnknownRun
+from perdure_engine.registry import Registration, UnknownWorkflow
+from perdure_eventstore.append import Append, Appended
+from perdure_eventstore.errors import LogError, LogUnavailable
+from perdure_eventstore.lane import Lane
+from perdure_eventstore.settled import SettledMark
+
+SOON = 5.0
+
+
+def version(number: int, workflow_id: str = "w") -> dict[str, object]:
+    return workflow(workflow_id, task("a", inputs={"version": number}))
+
+
+async def started(app: perdure.App, workflow_id: str) -> int:
+    """The version that a start takes."""
+    result = await (await app.start(workflow_id)).result(timeout=10)
+    return int(result["a"]["version"])
+
+
+async def starts(app: perdure.App, workflow_id: str, number: int) -> None:
+    async with asyncio.timeout(SOON):
+        while await started(app, workflow_id) != number:
+            await asyncio.sleep(0.05)
+
+
+async def starts_no_more(app: perdure.App, workflow_id: str) -> None:
+    async with asyncio.timeout(SOON):
+        with pytest.raises(UnknownWorkflow):
+            while True:
+                await started(app, workflow_id)
+                await asyncio.sleep(0.05)
+
+
+async def test_every_node_learns_what_another_process_registers_and_retires(database_url: str) -> None:
+    """Either way round: only one of the two routes events."""
+    one, two = new_app(database_url), new_app(database_url)
+    recorder(one), recorder(two)
+    async with one.node(views=False), two.node(views=False):
+        for here, there, name in ((one, two, "first"), (two, one, "second")):
+            await here.register(version(1, name))
+            await starts(there, name, 1)
+            await asyncio.sleep(0.5)
+            assert await started(there, name) == 1
+            await here.register(version(2, name))
+            assert await started(here, name) == 2, "its own process knows at once"
+            await starts(there, name, 2)
+            await here.retire(name)
+            await starts_no_more(there, name)
+
+
+async def test_an_answer_from_before_a_change_is_not_remembered(database_url: str) -> None:
+    app = new_app(database_url)
+    recorder(app)
+    async with app:
+        await app.register(version(1))
+        registry = app.client.registry
+        registry.remember_active()
+        versions, asked, answer = registry.versions, asyncio.Event(), asyncio.Event()
+
+        async def late(workflow_id: str | None = None) -> list[Registration]:
+            found = await versions(workflow_id)
+            asked.set()
+            await answer.wait()
+            return found
+
+        with patch.object(registry, "versions", late):
+            asking = asyncio.create_task(registry.active("w"))
+            await asked.wait()
+        await app.register(version(2))
+        answer.set()
+        assert (await asking).number == 1
+        assert (await registry.active("w")).number == 2
+
+
+@pytest.mark.parametrize("node", [True, False], ids=["node", "client"])
+async def test_the_result_of_an_unknown_run_is_an_error(database_url: str, node: bool) -> None:
+    app = new_app(database_url)
+    async with app.node(views=False) if node else app:
+        with pytest.raises(UnknownRun):
+            await asyncio.wait_for(app.run(uuid4()).result(), SOON)
+
+
+async def test_a_run_id_of_another_workflow_or_key_is_refused(database_url: str) -> None:
+    app = new_app(database_url)
+    recorder(app)
+    async with app.node(views=False):
+        await app.register(workflow("one", task("a", "began")))
+        await app.register(workflow("two", task("a", "began")))
+        await app.register(workflow("keyed", task("a", "began"), key="{{event.payload.id}}"))
+        run = await app.start("one")
+        with pytest.raises(StartRefused, match="is one of one"):
+            await app.start("two", run_id=run.run_id)
+        keyed = await app.start("keyed", {"id": 1}, key="1")
+        assert (await app.start("keyed", {"id": 1}, key="1", run_id=keyed.run_id)).run_id == keyed.run_id
+        with pytest.raises(StartRefused, match="input, event or key"):
+            await app.start("keyed", {"id": 1}, key="2", run_id=keyed.run_id)
+
+
+async def test_a_client_whose_appender_broke_off_says_so_and_goes_on(database_url: str) -> None:
+    app = new_app(database_url)
+    commit, broken = Lane.commit, asyncio.Event()
+
+    async def defect(lane: Lane, appends: list[Append]) -> list[Appended | LogError]:
+        if not broken.is_set():
+            broken.set()
+            raise RuntimeError("a defect")
+        return await commit(lane, appends)
+
+    async with app:
+        with patch.object(Lane, "commit", defect):
+            with pytest.raises(LogUnavailable):
+                await asyncio.wait_for(app.publish("data_ready"), SOON)
+            await asyncio.wait_for(app.publish("data_ready"), SOON)
+            recorder(app)
+            await asyncio.wait_for(app.register(version(1)), SOON)
+
+
+async def test_a_feed_that_broke_off_goes_on(database_url: str) -> None:
+    app = new_app(database_url)
+    recorder(app)
+    advance, broken = SettledMark.advance, asyncio.Event()
+
+    async def defect(mark: SettledMark) -> int:
+        if not broken.is_set():
+            broken.set()
+            raise RuntimeError("a defect")
+        return await advance(mark)
+
+    async with app.node(views=False):
+        with patch.object(SettledMark, "advance", defect):
+            await asyncio.wait_for(broken.wait(), SOON)
+            assert not (await (await app.publish("unheard_of")).routed(SOON)).matches
