@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+from perdure_engine.arrivals import LONGEST_KEY
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
@@ -15,7 +16,6 @@ from perdure_engine.history import UnknownRun, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
-from perdure_engine.router import LONGEST_KEY
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState

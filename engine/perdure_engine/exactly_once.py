@@ -1,23 +1,41 @@
 """Exactly once: a task's own writes and its completion in one transaction on the log's own Postgres."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import AsyncConnection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import Pool, QueuePool
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from perdure_engine.held_run import Decision, HeldRun, Message
 from perdure_engine.run.commands import CompleteAttempt
 from perdure_engine.run.events import TaskCompleted
 from perdure_engine.task import Task
-from perdure_eventstore.append import Batch, Statement, send
+from perdure_eventstore.append import Appended, Batch, Statement, read_clock, send
 from perdure_eventstore.clock import Clock
+from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import Json
-from perdure_eventstore.errors import LogUnavailable
+from perdure_eventstore.errors import ClockDrift, LogUnavailable, Raced
+
+log = structlog.get_logger(__name__)
+
+_CONNECTIONS = 10
+"""At once, where the pool does not say how many it keeps."""
+
+_CONNECT_WAITS = wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1)
+
+# Between two tries the transaction is idle, well below what it may be.
+_DECIDE_WAITS = wait_exponential(multiplier=0.01, max=0.5) + wait_random(0, 0.01)
+_DECIDE_TRIES = 10
 
 _NOT_FOR_EVER = "set local idle_in_transaction_session_timeout = '5s'"
 
@@ -39,44 +57,74 @@ class ExactlyOnce:
 
     def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, now: Callable[[], datetime]) -> None:
         self._engine, self._statement, self._clock, self._now = engine, statement, clock, now
+        # What the pool opens beyond that is for the node's own connections, which attempts wait for in their turn.
+        self._connections = asyncio.Semaphore(_kept_open(engine.pool))
 
     async def run(self, run: HeldRun, task: Task, work: Callable[[SqlAlchemyConnection], Awaitable[Any]]) -> bool:
         """Do ``work`` and record its output. False when the attempt was already decided; nothing is kept then.
 
-        Raises what ``work`` raises, ConnectionLost, and LogError.
+        Waits for a free connection, and for Postgres if it cannot be reached, before ``work`` is called. Raises what
+        ``work`` raises, ConnectionLost, and LogError.
         """
-        raw: AsyncConnection[Any] | None = None
-        try:
-            async with self._engine.connect() as connection:
-                raw = (await connection.get_raw_connection()).driver_connection
-                assert isinstance(raw, AsyncConnection)
-                await self._run(run, task, work, connection, raw)
-        except AttemptSuperseded:
-            return False
-        except (DBAPIError, psycopg.Error, LogUnavailable) as error:
-            if raw is None or raw.closed:
-                raise ConnectionLost(str(error)) from error
-            raise
+        async with self._connection() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(raw, AsyncConnection)
+            try:
+                output = Json.of(await work(connection))
+                await run.take_turn(lambda: self._complete(run, task, output, connection, raw))
+            except AttemptSuperseded:
+                return False
+            except (DBAPIError, psycopg.Error, LogUnavailable) as error:
+                if raw.closed:
+                    raise ConnectionLost(str(error)) from error
+                raise
         return True
 
-    async def _run(
-        self,
-        run: HeldRun,
-        task: Task,
-        work: Callable[[SqlAlchemyConnection], Awaitable[Any]],
-        connection: SqlAlchemyConnection,
-        raw: AsyncConnection[Any],
-    ) -> None:
-        # Not as a context manager: the commit is ours to place, within the run's turn. Closing rolls back.
-        await connection.begin()
-        output = Json.of(await work(connection))
-        await run.take_turn(lambda: self._complete(run, task, output, connection, raw))
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[SqlAlchemyConnection]:
+        """A connection that works, in a transaction; nobody's commit but ours ends it, and closing rolls back."""
+        async with self._connections:
+            again = AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=_CONNECT_WAITS)
+            connection: SqlAlchemyConnection = await again(self._connect)
+            try:
+                yield connection
+            finally:
+                await asyncio.shield(connection.close())
+
+    async def _connect(self) -> SqlAlchemyConnection:
+        connection: SqlAlchemyConnection | None = None
+        try:
+            connection = await self._engine.connect()
+            # One out of the pool may have been broken for long.
+            await connection.exec_driver_sql("select")
+        except BaseException as error:
+            if connection is not None:
+                await asyncio.shield(connection.close())
+            if isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError):
+                raise connection_error(error) from error
+            raise
+        return connection
 
     async def _complete(
         self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
     ) -> Decision | None:
         # Frozen from here on, this process would hold the node's row, which whoever takes over waits for.
         await raw.execute(_NOT_FOR_EVER)
+        again = AsyncRetrying(
+            retry=retry_if_exception_type(_Again),
+            wait=_DECIDE_WAITS,
+            stop=stop_after_attempt(_DECIDE_TRIES),
+            reraise=True,
+        )
+        try:
+            return await again(self._decide, run, task, output, connection, raw)
+        except (_Again, LogUnavailable) as error:
+            # Whatever Postgres' trouble is, it is not the handler's.
+            raise ConnectionLost(str(error)) from error
+
+    async def _decide(
+        self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
+    ) -> Decision:
         while True:
             command = CompleteAttempt(
                 at=self._now(), task_id=task.task_id, attempt=task.attempt, output=output
@@ -85,7 +133,17 @@ class ExactlyOnce:
             if not any(isinstance(event, TaskCompleted) for event in decision.events):
                 raise AttemptSuperseded
             savepoint = await connection.begin_nested()
-            answer = (await send(raw, self._statement, Batch([run.append_of(decision)]), self._clock))[0]
+            try:
+                answer = await self._append(run, decision, raw)
+            except (Raced, ClockDrift, LogUnavailable) as error:
+                if raw.closed:
+                    raise
+                log.info("a completion could not be appended, trying again", run=str(run.run_id), error=str(error))
+                await savepoint.rollback()
+                if isinstance(error, ClockDrift):
+                    await read_clock(raw, self._clock)
+                await run.reload()
+                raise _Again(str(error)) from error
             if answer is not None:
                 await savepoint.commit()
                 await connection.commit()
@@ -93,3 +151,15 @@ class ExactlyOnce:
                 return decision
             await savepoint.rollback()
             await run.reload()
+
+    async def _append(self, run: HeldRun, decision: Decision, raw: AsyncConnection[Any]) -> Appended | None:
+        return (await send(raw, self._statement, Batch([run.append_of(decision)]), self._clock))[0]
+
+
+class _Again(Exception):
+    """The log did not take the completion this time; the transaction is back at its savepoint."""
+
+
+def _kept_open(pool: Pool) -> int:
+    # A pool of any size says 0.
+    return (pool.size() if isinstance(pool, QueuePool) else 0) or _CONNECTIONS

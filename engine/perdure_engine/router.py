@@ -15,28 +15,25 @@ from uuid import UUID
 
 import structlog
 
+from perdure_engine.arrivals import LONGEST_KEY as LONGEST_KEY
+from perdure_engine.arrivals import Arrival, NoKey, key_of
 from perdure_engine.definitions.definition import Definition
-from perdure_engine.facts import EventPublished, EventRouted, Match, decode_fact, encode_fact
+from perdure_engine.facts import EventRouted, Match, encode_fact
 from perdure_engine.identity import run_for_event, shard_of
 from perdure_engine.registry import Registration, Registry
 from perdure_engine.run.matching import starts_run
-from perdure_engine.run.scope import event_scope
 from perdure_engine.run.state import Occurrence
 from perdure_engine.templates import TemplateError
 from perdure_engine.work import OPEN_KEY
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
-from perdure_eventstore.door import Json
-from perdure_eventstore.errors import AppendRefused, Conflict
+from perdure_eventstore.errors import AppendRefused, Conflict, LogError
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
-
-LONGEST_KEY = 256
-"""Characters of a run's key."""
 
 _LOOK = 0.5
 """Seconds between two looks whether to route at all."""
@@ -63,25 +60,11 @@ class _Versions(NamedTuple):
     active: Registration | None
 
 
-class _Arrival:
-    """A published event on its way, and what it has met so far."""
+class _Key(NamedTuple):
+    """The key of the run that an event may start, and its definition."""
 
-    def __init__(self, recorded: RecordedEvent) -> None:
-        self.recorded = recorded
-        self.published: EventPublished = decode_fact(recorded)
-        self.matches: list[Match] = []
-        self.reasons: list[str] = []
-
-    @property
-    def occurrence(self) -> Occurrence:
-        return Occurrence(self.published.name, self.published.payload, self.recorded.stream, self.published.key)
-
-    def deliver(self, workflow_id: str, run: UUID) -> None:
-        if all(match.run != run for match in self.matches):
-            self.matches.append(Match(workflow_id, "delivered", run))
-
-    def ignore(self, workflow_id: str, reason: str) -> None:
-        self.matches.append(Match(workflow_id, "ignored", reason=reason))
+    key: str
+    definition: Definition
 
 
 class Router:
@@ -172,7 +155,7 @@ class Router:
             if event.stream in routed:
                 continue
             try:
-                arrivals.append(_Arrival(event))
+                arrivals.append(Arrival(event))
             except Exception as error:
                 log.exception("a published event cannot be read", stream=str(event.stream))
                 recording.append(self._record(event, (), f"it cannot be read: {error}"))
@@ -184,7 +167,7 @@ class Router:
         await asyncio.gather(*recording)
         self._delivered()
 
-    async def _match_definitions(self, arrivals: Sequence[_Arrival]) -> None:
+    async def _match_definitions(self, arrivals: Sequence[Arrival]) -> None:
         """Start what the events start: keyed workflows one event after another, the others all at once."""
         starting: list[Awaitable[None]] = []
         for arrival in arrivals:
@@ -200,7 +183,7 @@ class Router:
         await asyncio.gather(*starting)
 
     async def _guarded(
-        self, arrival: _Arrival, versions: _Versions, match: Callable[[_Arrival, _Versions], Awaitable[None]]
+        self, arrival: Arrival, versions: _Versions, match: Callable[[Arrival, _Versions], Awaitable[None]]
     ) -> None:
         """One event that one workflow cannot take shall not hold up every other event."""
         try:
@@ -220,13 +203,13 @@ class Router:
                 found.append(_Versions(so_far, newest if active else None))
         return found
 
-    async def _match_unkeyed(self, arrival: _Arrival, versions: _Versions) -> None:
+    async def _match_unkeyed(self, arrival: Arrival, versions: _Versions) -> None:
         assert versions.active is not None
         definition = await self._registry.definition(versions.active.digest)
         if self._starts(arrival, definition):
             await self._start_run(arrival, definition, arrival.published.key)
 
-    async def _match_one_run(self, arrival: _Arrival) -> None:
+    async def _match_one_run(self, arrival: Arrival) -> None:
         run = arrival.published.run
         rows = await self._session.fetch(self._open_run, (run,))
         if rows and run is not None:
@@ -234,64 +217,71 @@ class Router:
         else:
             arrival.reasons.append(f"there is no open run {run}")
 
-    def _starts(self, arrival: _Arrival, definition: Definition) -> bool:
+    def _starts(self, arrival: Arrival, definition: Definition) -> bool:
         if starts_run(definition, arrival.occurrence):
             return True
         if arrival.published.name in definition.entries:
             arrival.reasons.append(f"{definition.workflow_id}: `where` is not true of it")
         return False
 
-    async def _match_keyed(self, arrival: _Arrival, versions: _Versions) -> None:
+    async def _match_keyed(self, arrival: Arrival, versions: _Versions) -> None:
         """One open run a key: the event goes to it, and starts one only where there is none.
 
-        A run on another version than the active gets the event by its own version's key. The active one's key is
-        everybody's: while any run has it, none is started.
+        A run gets the event by its own version's key. The active version's is everybody's: whichever run has that
+        one, no other is started.
         """
         workflow_id = versions.so_far[-1].workflow_id
         started = run_for_event(arrival.recorded.stream, workflow_id)
-        starting: tuple[str, Definition] | None = None
-        listening: defaultdict[str, set[str]] = defaultdict(set)
-        for version in versions.so_far:
-            if not version.keyed or arrival.published.name not in version.events:
-                continue
-            definition = await self._registry.definition(version.digest)
-            key, reason = _key_of(definition, arrival.occurrence)
-            if key is not None:
-                listening[key].add(version.digest)
-            if version is versions.active:
-                if key is None:
-                    arrival.ignore(workflow_id, reason)
-                else:
-                    starting = key, definition
-        while listening:
-            taken = False
-            for run, key, digest in await self._session.fetch(
-                self._keyed_runs, (workflow_id, list(listening), started)
-            ):  # fmt: skip
-                if key is None:
-                    # Routed before, by one that could not say so any more.
-                    taken = True
-                    self._match_started(arrival, workflow_id, started)
-                elif run != started and ((of_active := starting and starting[0] == key) or digest in listening[key]):
-                    taken = taken or of_active
+        keys, active = await self._keys(arrival, versions)
+        while keys:
+            rows = await self._session.fetch(self._keyed_runs, (workflow_id, list(keys), started))
+            runs = {key: (run, digest) for run, key, digest in rows}
+            # Under no key: the event was here before, and nobody lived to record it. Its own key was free then.
+            has_started = runs.pop(None, None) is not None and active is not None
+            own = runs.pop(active.key, None) if active is not None else None
+            if has_started:
+                arrival.start(workflow_id, started)
+            elif own is not None:
+                arrival.deliver(workflow_id, own[0])
+            for key, (run, digest) in runs.items():
+                if digest in keys[key]:
                     arrival.deliver(workflow_id, run)
-            if taken or starting is None or not self._starts(arrival, starting[1]):
+            if has_started or own is not None or active is None or not self._starts(arrival, active.definition):
                 return
             try:
-                await self._start_run(arrival, starting[1], starting[0])
+                await self._start_run(arrival, active.definition, active.key)
                 return
             except AppendRefused as error:
                 if error.constraint != OPEN_KEY:
                     raise
                 # A run with this key was started by other means just now: look again.
 
-    async def _start_run(self, arrival: _Arrival, definition: Definition, key: str | None) -> None:
+    async def _keys(self, arrival: Arrival, versions: _Versions) -> tuple[dict[str, set[str]], _Key | None]:
+        """The digests of the versions by the key that each finds in the event, and what the active one may start."""
+        keys: defaultdict[str, set[str]] = defaultdict(set)
+        active: _Key | None = None
+        for version in versions.so_far:
+            if not version.keyed or arrival.published.name not in version.events:
+                continue
+            definition = await self._registry.definition(version.digest)
+            try:
+                key = key_of(definition, arrival.occurrence)
+            except (TemplateError, NoKey) as error:
+                if version is versions.active:
+                    arrival.ignore(version.workflow_id, str(error))
+                continue
+            keys[key].add(version.digest)
+            if version is versions.active:
+                active = _Key(key, definition)
+        return keys, active
+
+    async def _start_run(self, arrival: Arrival, definition: Definition, key: str | None) -> None:
         run = run_for_event(arrival.recorded.stream, definition.workflow_id)
         order = StartOrder(run, definition, arrival.occurrence, arrival.recorded.position, key)
         await self._start(order)
-        arrival.matches.append(Match(definition.workflow_id, "started", run))
+        arrival.start(definition.workflow_id, run)
 
-    async def _match_waits(self, arrivals: Sequence[_Arrival]) -> None:
+    async def _match_waits(self, arrivals: Sequence[Arrival]) -> None:
         """Deliver to every run that waited before the event came; keyed ones got theirs by their key."""
         public = [arrival for arrival in arrivals if arrival.published.run is None]
         rows = await self._session.fetch(self._waiting, (list({arrival.published.name for arrival in public}),))
@@ -300,17 +290,21 @@ class Router:
                 if event == arrival.published.name and armed_at < arrival.recorded.position:
                     arrival.deliver(workflow_id, run)
 
-    async def _record(self, arrival: _Arrival) -> None:
-        reason = ""
-        if not arrival.matches:
-            reason = "; ".join(arrival.reasons) or "no workflow starts with it and no run waits for it"
-        fact = EventRouted(matches=tuple(arrival.matches), reason=reason)
+    async def _record(self, published: RecordedEvent, matches: Sequence[Match], reason: str) -> None:
         inbox = [
-            {"run": match.run, "shard": shard_of(match.run), "kind": "event", "event": arrival.recorded.stream}
-            for match in arrival.matches
+            {"run": match.run, "shard": shard_of(match.run), "kind": "event", "event": published.stream}
+            for match in matches
             if match.outcome == "delivered" and match.run is not None
         ]
-        append = Append(
-            arrival.recorded.stream, arrival.recorded.head, [encode_fact(fact)], {"inbox": inbox} if inbox else None
-        )
-        await self._appender.append(append)
+        try:
+            fact = EventRouted(matches=tuple(matches), reason=reason)
+            await self._appender.append(
+                Append(published.stream, published.head, [encode_fact(fact)], {"inbox": inbox} if inbox else None)
+            )
+        except Conflict:
+            # Another router was first.
+            return
+        except Exception as error:
+            if isinstance(error, LogError) and not isinstance(error, AppendRefused):
+                raise
+            log.exception("what an event met could not be recorded", stream=str(published.stream))

@@ -93,7 +93,8 @@ class Tenure:
         self.holder.listeners += [self._told, self.endings.told]
         self.holder.refused.append(self._refused)
         self.router = Router(
-            self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set
+            self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set,
+            lambda: 0 in self.leases.shards,
         )  # fmt: skip
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
         self._reaching = asyncio.Lock()

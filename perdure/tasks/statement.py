@@ -30,7 +30,7 @@ class StatementRefused(NoRetry):
 
 
 class StatementFailed(Exception):
-    """The database could not run it now: a lost connection, a lock, a constraint that may hold on the next try."""
+    """The database could not run it now: a lock, or a constraint that may hold on the next try."""
 
 
 async def run_statement(connection: AsyncConnection, statement: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,13 +39,16 @@ async def run_statement(connection: AsyncConnection, statement: str, parameters:
     A parameter stands as ``:name`` (``cast(:name as json)``, not ``:name::json``). A list of plain values is passed as
     an array, any other list or object as JSON text. Numbers of type numeric come back as strings, exactly; times in
     ISO 8601; bytes in base64. Raises InputsInvalid before anything runs, StatementRefused for what another try cannot
-    mend (a syntax error, a value out of range, more than 10,000 rows), and StatementFailed for the rest.
+    mend (a syntax error, a value out of range, more than 10,000 rows), the driver's own error for a lost connection,
+    and StatementFailed for the rest.
     """
     clause = _checked(statement, parameters)
     values = {name: _value(value) for name, value in parameters.items()}
     try:
         result = await connection.execute(clause, values)
     except DBAPIError as error:
+        if error.connection_invalidated and error.orig is not None:
+            raise error.orig from None
         state = getattr(error.orig, "sqlstate", None) or ""
         # Class 22 is data, 42 syntax and access.
         kind = StatementRefused if state[:2] in ("22", "42") else StatementFailed

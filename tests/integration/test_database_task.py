@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -196,6 +197,11 @@ async def test_a_broken_constraint_may_be_retried_and_its_message_hides_the_para
         # Put together, since a traceback shows this line too.
         await statement(engine, "insert into public.users values (:id, :name)", id=1, name="s3" + "cret")
     assert "s3cret" not in "".join(traceback.format_exception(failed.value))
+
+
+async def test_a_lost_connection_is_no_failure_of_the_statement(engine: AsyncEngine) -> None:
+    with pytest.raises(psycopg.OperationalError):
+        await statement(engine, "select pg_terminate_backend(pg_backend_pid())")
 
 
 async def test_a_row_and_ten_thousand_rows_are_kept(engine: AsyncEngine) -> None:

@@ -12,11 +12,15 @@ from applications import ONCE, SOON, facts, new_app, recorder, story, task, work
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from tenacity import wait_none
 
 import perdure
+import perdure_engine.exactly_once as exactly_once
+import perdure_eventstore.append as append
 from perdure_engine.run import events as e
 from perdure_engine.run.codec import encode
 from perdure_eventstore.append import Append
+from perdure_eventstore.errors import LogUnavailable, domain_error
 
 pytestmark = pytest.mark.every_postgres
 
@@ -134,6 +138,99 @@ async def test_a_connection_lost_under_the_handler_is_an_interruption_and_no_fai
     assert books.attempts() == [2]
     assert len(facts(books.url, run.run_id, "TaskInterrupted")) == 1
     assert_kept(books.url)
+
+
+async def test_postgres_refusing_connections_holds_a_task_up_and_nothing_more(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, refused = AsyncConnection.start, 0
+
+    async def start(connection: AsyncConnection, is_ctxmanager: bool = False) -> AsyncConnection:
+        nonlocal refused
+        refused += 1
+        if refused <= 6:
+            raise OperationalError("", {}, psycopg.OperationalError("connection refused"))
+        return await original(connection, is_ctxmanager)
+
+    monkeypatch.setattr(AsyncConnection, "start", start)
+    run = await books.run(ONCE)
+    assert (await run.result(timeout=10))["a"] == 1
+    assert "TaskInterrupted a 1" not in story(books.url, run.run_id)
+
+
+async def test_a_connection_that_broke_in_the_pool_is_found_out_before_the_handler_is_called(books: Books) -> None:
+    await (await books.run(ONCE)).result(timeout=10)
+    with psycopg.connect(books.url, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    run = await books.run(ONCE)
+    assert (await run.result(timeout=10))["a"] == 1
+    assert books.calls == 2
+    assert "TaskInterrupted a 1" not in story(books.url, run.run_id)
+
+
+async def test_more_tasks_than_connections_wait_for_one_and_leave_some_to_the_node(books: Books) -> None:
+    inside = most = 0
+
+    async def then(task: perdure.Task, connection: AsyncConnection) -> None:
+        nonlocal inside, most
+        inside, most = inside + 1, max(most, inside + 1)
+        await asyncio.sleep(0.05)
+        inside -= 1
+
+    books.then = then  # type: ignore[method-assign]
+    runs = [await books.run() for _ in range(30)]
+    for run in runs:
+        assert (await run.result(timeout=20))["a"] == 1
+    assert most == 10
+    assert_kept(books.url)
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["errcode = '40P01'", "errcode = 'PD002'", "errcode = '23505', constraint = 'events_stream_version'"],
+    ids=["deadlock", "drift", "race"],
+)
+async def test_a_completion_the_log_did_not_take_is_decided_again_and_the_handler_is_not_repeated(
+    books: Books, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    original, tries = append.send, 0
+
+    async def send(connection: Any, *arguments: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            try:
+                await connection.execute(f"do $$ begin raise 'not now' using {error}; end $$")
+            except psycopg.Error as refused:
+                raise domain_error(refused) from refused
+        return await original(connection, *arguments)
+
+    monkeypatch.setattr(exactly_once, "send", send)
+    run = await books.run(ONCE)
+    assert (await run.result(timeout=10))["a"] == 1
+    assert (tries, books.calls, books.attempts()) == (3, 1, [1])
+    assert_kept(books.url)
+
+
+async def test_a_completion_the_log_never_takes_is_an_interruption_and_no_failure(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = append.send
+
+    async def send(connection: Any, *arguments: Any) -> Any:
+        if books.calls == 1:
+            raise LogUnavailable("the disk is full")
+        return await original(connection, *arguments)
+
+    monkeypatch.setattr(exactly_once, "send", send)
+    monkeypatch.setattr(exactly_once, "_DECIDE_WAITS", wait_none())
+    run = await books.run(ONCE)
+    assert (await run.result(timeout=10))["a"] == 2
+    assert "TaskInterrupted a 1" in story(books.url, run.run_id)
+    assert books.attempts() == [2]
 
 
 async def test_a_commit_whose_answer_never_came_is_found_in_the_log(

@@ -110,7 +110,7 @@ async def test_one_whose_lease_runs_out_in_the_middle_of_a_takeover_is_not_robbe
     await its.renew()
     new, others = await cluster.join()
     session = cluster.sessions[new]
-    session.part, session.before = "skip locked", lambda: cluster.expire(old)  # type: ignore[misc, assignment]
+    session.part, session.before = "skip locked", lambda: cluster.expire(old)
     taken = await others.renew()
     if taken:
         with pytest.raises(FenceLost):

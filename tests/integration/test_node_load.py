@@ -1,0 +1,56 @@
+"""A node with more to do than slots to do it in."""
+
+import asyncio
+
+import pytest
+
+import perdure
+from perdure_engine.definitions.definition import Retry
+
+
+def app_on(url: str, concurrency: int) -> perdure.App:
+    app = perdure.App(url, settings=perdure.Settings(database_url=url, concurrency=concurrency))
+
+    @app.task("count")
+    async def count(i: int) -> int:
+        if i == 0:
+            raise perdure.NoRetry("the first of all fails")
+        return i
+
+    @app.task("wait", retry=Retry(attempts=1))
+    async def wait(i: int) -> int:
+        await asyncio.sleep(0.05)
+        return i
+
+    return app
+
+
+def wide(kind: str, tasks: int, **more: object) -> dict[str, object]:
+    each = [{"task_id": f"t{i}", "type": kind, "triggers": [], "inputs": {"i": i}} for i in range(tasks)]
+    return {"workflow_id": "wide", "tasks": each, **more}
+
+
+async def test_thousands_of_queued_tasks_of_a_run_that_stops_give_their_slots_back(database_url: str) -> None:
+    async with app_on(database_url, 10).node() as app:
+        await app.register(wide("count", 2_000, fail_fast=True))
+        with pytest.raises(perdure.RunFailed):
+            await (await app.start("wide")).result(timeout=30)
+        tenure = app.client.node.tenure if app.client.node else None
+        assert tenure is not None
+        assert (tenure.holder.slots.free, tenure.holder.slots.waiting) == (10, 0)
+        assert len(tenure.attempts) == 0
+
+
+async def test_inbox_and_timers_are_served_while_the_node_is_busy(database_url: str) -> None:
+    async with app_on(database_url, 50).node() as app:
+        await app.register(wide("wait", 2_000))
+        first: dict[str, object] = {"task_id": "first", "type": "count", "triggers": ["begun"], "inputs": {"i": 1}}
+        late: dict[str, object] = {"task_id": "late", "type": "count", "depends_on": ["first"], "inputs": {"i": 2}}
+        late["triggers"] = [{"event": "never", "within": 0.3}]
+        await app.register({"workflow_id": "waiting", "tasks": [first, late]})
+        busy = await app.start("wide")
+        waits = await app.start("waiting")
+        # Its deadline comes in the middle of the load, and ends it long before the load ends.
+        assert await waits.result(timeout=10) == {"first": 1}
+        assert await busy.status() == "open"
+        assert len(await busy.result(timeout=60)) == 2_000
