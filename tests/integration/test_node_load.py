@@ -50,7 +50,9 @@ async def test_inbox_and_timers_are_served_while_the_node_is_busy(database_url: 
         await app.register({"workflow_id": "waiting", "tasks": [first, late]})
         busy = await app.start("wide")
         waits = await app.start("waiting")
-        # Its deadline comes in the middle of the load, and ends it long before the load ends.
-        assert await waits.result(timeout=10) == {"first": 1}
+        # The first task waits behind thousands for a slot; the wait of the other is over in the middle of the load.
+        async with asyncio.timeout(10):
+            while (await waits.state()).task("late").status != "skipped":
+                await asyncio.sleep(0.02)
         assert await busy.status() == "open"
         assert len(await busy.result(timeout=60)) == 2_000
