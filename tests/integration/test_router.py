@@ -20,6 +20,7 @@ from perdure_engine.registry import Registry
 from perdure_engine.router import Router, StartOrder
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
+from perdure_engine.run.state import Occurrence
 from perdure_engine.starting import append_start
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.append import Append
@@ -211,8 +212,8 @@ async def _active(world: World, workflow_id: str) -> Definition:
     return await world.registry.definition((await world.registry.active(workflow_id)).digest)
 
 
-def _occurrence() -> Any:
-    return router_module.Occurrence("began", Json.of({"id": 1}), uuid4(), None)
+def _occurrence() -> Occurrence:
+    return Occurrence("began", Json.of({"id": 1}), uuid4(), None)
 
 
 async def test_a_keyed_run_gets_its_events_after_its_version_was_replaced_and_after_it_was_retired(
