@@ -15,6 +15,9 @@ from perdure_eventstore.session import Session
 MAX_EVENTS = 1_000
 """Events in one statement, unless a single append has more."""
 
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of payload in one statement, unless a single append has more: Postgres takes no message over 1 GiB."""
+
 LANES = 2
 """Statements under way at once: while one is at the disk, what comes of the other is decided and packed."""
 
@@ -132,11 +135,12 @@ class Appender:
                 done.set_result(None)
 
     def _take(self) -> list[tuple[Append, Answer]]:
-        """The next batch: what waits, up to MAX_EVENTS."""
-        count, size = 0, 0
+        """The next batch: what waits, up to MAX_EVENTS and MAX_BYTES."""
+        count, events, size = 0, 0, 0
         for append, _ in self._waiting:
-            size += len(append.events)
-            if count and size > MAX_EVENTS:
+            events += len(append.events)
+            size += sum(len(event.payload) for event in append.events if event.payload is not None)
+            if count and (events > MAX_EVENTS or size > MAX_BYTES):
                 break
             count += 1
         taken, self._waiting = self._waiting[:count], self._waiting[count:]

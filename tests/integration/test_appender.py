@@ -325,3 +325,12 @@ async def test_a_session_used_by_several_tasks_at_first_opens_one_connection(eng
     await asyncio.gather(*(session.fetch("select 1") for _ in range(5)))
     assert session.opened == 1
     await session.close()
+
+
+async def test_many_large_payloads_go_in_several_statements(engine: AsyncEngine) -> None:
+    appender = Appender(engine)
+    payload = b'"' + b"x" * (15 * 1024 * 1024) + b'"'
+    appends = [Append(uuid4(), NO_STREAM, [NewEvent("Happened", payload=payload)]) for _ in range(6)]
+    for append in appends:
+        appender.submit(append, lambda result: None)
+    assert [len(appender._take()), len(appender._take())] == [4, 2]

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from statistics import median
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -111,14 +110,14 @@ async def test_rows_beside_a_thousand_appends_cost_little(connection: AsyncConne
             began = time.perf_counter()
             await append(connection, *appends)
             found.append(time.perf_counter() - began)
-        return median(found)
+        return min(found)
 
     def work() -> Any:
         return {"opened": [{"run": uuid4(), "shard": 0, "workflow_id": "w", "key": None}]}
 
     bare, beside = await took(None), await took(work)
-    # When each append's first position was counted anew, this was 80 times.
-    assert beside < 15 * bare, f"{beside:.3f} s beside rows, {bare:.3f} s without"
+    # When each append's first position was counted anew, this was 9 times, and 80 in a connection's first calls.
+    assert beside < 5 * bare, f"{beside:.3f} s beside rows, {bare:.3f} s without"
 
 
 @asynccontextmanager
