@@ -15,7 +15,6 @@ from uuid import UUID
 
 import structlog
 
-from perdure_engine.arrivals import LONGEST_KEY as LONGEST_KEY
 from perdure_engine.arrivals import Arrival, NoKey, key_of
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.facts import EventRouted, Match, encode_fact
@@ -88,8 +87,6 @@ class Router:
         self._session, self._appender, self._registry, self._feed = session, appender, registry, feed
         self._reader = Reader(session, schema)
         self._start, self._delivered, self._may_route = start, delivered, may_route
-        self.definitions_changed: list[Callable[[], None]] = []
-        """Told when definitions came or went in the log."""
         self._position = 0
         self._saved = 0
         self._concerned: dict[str, list[list[Registration]]] | None = None
@@ -127,8 +124,6 @@ class Router:
             published = [event for event in events if event.type == "EventPublished"]
             if self._concerned is None or len(published) < len(events):
                 self._concerned = await self._definitions()
-                for told in self.definitions_changed:
-                    told()
             if published:
                 await self._route(published)
             self._position = mark if len(events) < _BATCH else events[-1].position

@@ -106,14 +106,18 @@ async def test_a_wait_latches_the_first_event_and_ignores_the_rest(database_url:
     async with app.node(views=False):
         await app.register(WAITS)
         (run,) = await (await app.publish("began")).runs()
-        first = await app.publish("came", {"n": 1})
-        second = await app.publish("came", {"n": 2})
+    # Both are there before either is routed: afterwards the run would wait for no second one.
+    async with app:
+        first = (await app.publish("came", {"n": 1})).event_id
+        second = (await app.publish("came", {"n": 2})).event_id
+    async with app.node(views=False):
         for published in (first, second):
-            assert [match.outcome for match in (await published.routed()).matches] == ["delivered"]
-        assert (await run.result(timeout=10))["b"] == {"n": 1}
+            routed = await app.client.routed(published, 10)
+            assert [match.outcome for match in routed.matches] == ["delivered"]
+        assert (await app.run(run.run_id).result(timeout=10))["b"] == {"n": 1}
         await until(lambda: facts(database_url, run.run_id, "EventIgnored"))
     (ignored,) = facts(database_url, run.run_id, "EventIgnored")
-    assert ignored["event_id"] == str(second.event_id)
+    assert ignored["event_id"] == str(second)
     assert ignored["reason"]
     assert_kept(database_url)
 

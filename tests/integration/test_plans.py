@@ -147,7 +147,7 @@ def test_timers_are_found_by_an_index(
     now = datetime.now(UTC)
     assert "Seq Scan" not in plan(connection, mode, timers._due, shards, now)
     assert "Seq Scan" not in plan(connection, mode, timers._earliest, shards, now)
-    assert "Index Scan using timers_pkey" in plan(connection, mode, timers._delete, RUN, "retry:a")
+    assert "Index Scan using timers_pkey" in plan(connection, mode, timers._delete, RUN, "retry:a", now, *timers._fence)
 
 
 async def test_the_open_runs_of_a_shard_are_found_by_its_index(
