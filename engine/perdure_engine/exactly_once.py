@@ -89,7 +89,7 @@ class ExactlyOnce:
             try:
                 yield connection
             finally:
-                await asyncio.shield(connection.close())
+                await _close(connection)
 
     async def _connect(self) -> SqlAlchemyConnection:
         connection: SqlAlchemyConnection | None = None
@@ -99,7 +99,7 @@ class ExactlyOnce:
             await connection.exec_driver_sql("select")
         except BaseException as error:
             if connection is not None:
-                await asyncio.shield(connection.close())
+                await _close(connection)
             if isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError):
                 raise connection_error(error) from error
             raise
@@ -158,6 +158,14 @@ class ExactlyOnce:
 
 class _Again(Exception):
     """The log did not take the completion this time; the transaction is back at its savepoint."""
+
+
+async def _close(connection: SqlAlchemyConnection) -> None:
+    try:
+        await asyncio.shield(connection.close())
+    except DBAPIError as error:
+        # A connection that is lost has nothing to roll back; what happened before is what counts.
+        log.debug("a connection was lost before it was closed", error=str(error))
 
 
 def _kept_open(pool: Pool) -> int:
