@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import UUID
@@ -108,7 +108,7 @@ class Tenure:
 
     def now(self) -> datetime:
         """Now, by the database's clock."""
-        return datetime.fromtimestamp(self.appender.clock.now() / 1e6, UTC)
+        return self.appender.clock.moment()
 
     async def __aenter__(self) -> Self:
         try:
