@@ -135,7 +135,8 @@ class Attempts:
         except ConnectionLost:
             # The log's own Postgres went away: no fault of the handler's.
             return c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt)
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # A handler that calls sys.exit() ends its attempt, not the node.
             if seconds is not None and isinstance(error, TimeoutError) and limit.expired():
                 return self._timed_out(run, spec, task_type, attempt, seconds)
             return self._failed(run, spec, task_type, attempt, error)
@@ -158,13 +159,13 @@ class Attempts:
         )  # fmt: skip
 
     def _failed(
-        self, run: HeldRun, spec: TaskSpec, task_type: TaskType, attempt: int, error: Exception
+        self, run: HeldRun, spec: TaskSpec, task_type: TaskType, attempt: int, error: BaseException
     ) -> c.FailAttempt:
         at, policy = self._now(), _policy(spec, task_type)
         retried = not isinstance(error, NoRetry | PayloadRefused)
         log.warning(
             "attempt failed", run=str(run.run_id), task=spec.task_id, attempt=attempt, retried=retried,
-            error=f"{type(error).__name__}: {error}",
+            error=f"{type(error).__name__}: {_message(error)}",
         )  # fmt: skip
         return c.FailAttempt(
             at=at, task_id=spec.task_id, attempt=attempt, error=describe(error),
@@ -181,8 +182,15 @@ def describe(error: BaseException) -> Json:
     """An error as it is recorded: its type, its message, and where it was raised."""
     lines = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:]
     return Json.of(
-        {"type": type(error).__name__, "message": _text(str(error)), "traceback": _text(lines)}
+        {"type": type(error).__name__, "message": _message(error), "traceback": _text(lines)}
     )  # fmt: skip
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _text(str(error))
+    except Exception:
+        return "(its message cannot be read)"
 
 
 def _text(text: str) -> str:

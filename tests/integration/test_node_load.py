@@ -56,3 +56,29 @@ async def test_inbox_and_timers_are_served_while_the_node_is_busy(database_url: 
                 await asyncio.sleep(0.02)
         assert await busy.status() == "open"
         assert len(await busy.result(timeout=60)) == 2_000
+
+
+class _Unreadable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+
+@pytest.mark.parametrize(
+    "raised", [SystemExit(3), KeyboardInterrupt(), _Unreadable()], ids=lambda each: type(each).__name__
+)
+async def test_whatever_a_handler_raises_fails_its_task_and_not_the_node(
+    database_url: str, raised: BaseException
+) -> None:
+    app = app_on(database_url, 10)
+
+    @app.task("raise", retry=Retry(attempts=1))
+    async def throw() -> None:
+        raise raised
+
+    async with app.node():
+        await app.register({"workflow_id": "w", "tasks": [{"task_id": "a", "type": "raise", "triggers": []}]})
+        run = await app.start("w")
+        with pytest.raises(perdure.RunFailed):
+            await run.result(timeout=10)
+        state = await run.state()
+        assert state.task("a").error is not None
