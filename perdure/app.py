@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
 from perdure.blocking import BlockingClient
-from perdure.client import Client, Published, Run, as_json
+from perdure.client import Client, Published, Run, as_id, as_json
 from perdure.errors import NotConnected
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
@@ -198,6 +198,7 @@ class App:
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""
+        as_id("run_id", run_id)
         return Run(self.client, run_id)
 
     def on(self, *names: str) -> Callable[[Listener], Listener]:

@@ -74,6 +74,10 @@ class Client:
 
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":
         """See App.publish."""
+        if not isinstance(event.name, str):
+            raise StartRefused(f"an event's name is text, not {event.name!r}")
+        as_id("event_id", event_id)
+        as_id("run", event.run)
         if event.name in RESERVED_EVENTS:
             raise StartRefused(f"{event.name!r} is one of the engine's own event names; choose another")
         if why := wrong_event_name(event.name):
@@ -93,6 +97,7 @@ class Client:
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
     ) -> "Run":
         """See App.start."""
+        as_id("run_id", run_id)
         active = await self.registry.active(workflow_id)
         definition = await self.registry.definition(active.digest)
         command = StartRun(
@@ -186,8 +191,15 @@ class Client:
 
 
 def as_json(value: Any) -> Json:
-    """What a caller gave, plain data or ``Json``. Raises PayloadRefused."""
-    return value if isinstance(value, Json) else Json.of(value)
+    """``value`` as JSON that the log keeps exactly; a Json of the user's own making is read again, as text is."""
+    return Json.parse(value.text) if isinstance(value, Json) else Json.of(value)
+
+
+def as_id(what: str, value: UUID | None) -> UUID | None:
+    """``value`` if it is an id, or none. Raises StartRefused."""
+    if value is not None and not isinstance(value, UUID):
+        raise StartRefused(f"{what} is a uuid.UUID, not {value!r}")
+    return value
 
 
 def _entry(definition: Definition, event: str | None) -> str | None:
@@ -203,6 +215,8 @@ def _entry(definition: Definition, event: str | None) -> str | None:
 
 
 def _check_key(key: str | None) -> None:
+    if key is not None and not isinstance(key, str):
+        raise StartRefused(f"a key is text, not {key!r}")
     if key is not None and (len(key) > LONGEST_KEY or not key.isprintable()):
         raise StartRefused(f"a key is at most {LONGEST_KEY} printable characters, not {key[:40]!r}")
 

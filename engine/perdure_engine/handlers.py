@@ -19,6 +19,9 @@ from perdure_engine.signature import Signature, function_of, read_signature
 from perdure_engine.task import Task, current_task
 from perdure_engine.transactions import lend, session_in
 
+MOST_SECONDS = 100 * 365 * 86_400
+"""The longest wait a retry policy may ask for: a hundred years."""
+
 Handler = Callable[..., Any]
 
 
@@ -61,6 +64,8 @@ def task_type(
     """
     if timeout is not None and not timeout > 0:
         raise TaskTypeRefused(f"the timeout of {name} is {timeout} s; it takes more than 0 s, or None")
+    if retry is not None and (why := _wrong_policy(retry)):
+        raise TaskTypeRefused(f"the retry policy of {name}: {why}")
     signature = read_signature(name, handler, namespace)
     function = function_of(handler)
     exactly_once = bool(signature.connections or signature.sessions)
@@ -78,6 +83,16 @@ def task_type(
         reason = str(error).partition("\n")[0]
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
     return TaskType(name, handler, retry, timeout, exactly_once, is_async, signature, binding, serialise)
+
+
+def _wrong_policy(retry: Retry) -> str | None:
+    if type(retry.attempts) is not int or retry.attempts < 1:
+        return f"attempts are a whole number from 1, not {retry.attempts!r}"
+    for name in ("initial", "multiplier", "maximum", "jitter"):
+        value = getattr(retry, name)
+        if type(value) not in (int, float) or not 0 <= value <= MOST_SECONDS:
+            return f"{name} is a number from 0 to {MOST_SECONDS:,}, not {value!r}"
+    return None
 
 
 async def call(task_type: TaskType, task: Task, connection: AsyncConnection | None = None) -> Any:
