@@ -40,8 +40,3 @@ class Slots(Generic[Waiting]):
             return None
         self.free -= 1
         return self._queue.popleft()
-
-    def clear(self) -> None:
-        """Forget everybody; all slots are free."""
-        self._queue.clear()
-        self.free = self.limit

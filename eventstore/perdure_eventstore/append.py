@@ -146,10 +146,6 @@ class Batch:
             arrays.byteas(hashes),
         ]
 
-    def place(self, index: int) -> int:
-        """The number by which the statement knows append ``index``."""
-        return self.order.index(index) + 1
-
     def answers(self, lost: Sequence[int] | None, positions: Sequence[int] | None) -> list[Appended | None]:
         """Each append's answer, in the order given; None for the losers of a conflict."""
         answers: list[Appended | None] = [None] * len(self.appends)

@@ -13,7 +13,6 @@ from hashlib import sha256
 from struct import Struct
 from typing import Final
 
-DIGEST_BYTES: Final = 32
 SALT_BYTES: Final = 16
 
 _integer = Struct("!q").pack
