@@ -44,6 +44,8 @@ class Client:
         self._types, self._patience = types, patience
         self._session = Session(engine)
         self.reader = Reader(self._session, schema)
+        self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
+            where alive_until > clock_timestamp()"""
         self.appender = self._new_appender()
         self.registry = Registry(self._session, self.appender, schema)
 
@@ -65,11 +67,10 @@ class Client:
     def _new_appender(self) -> Appender:
         return Appender(self.engine, WorkStatement(self.schema), patience=self._patience, schema=self.schema)
 
-    async def register(
-        self, document: object, *, known_types: Any = None, allow_unknown_types: bool = False
-    ) -> Registered:
-        """See App.register."""
-        known = known_types if known_types is not None else self._types.schemas()
+    async def register(self, document: object, *, allow_unknown_types: bool = False) -> Registered:
+        """See App.register. Known are this program's task types, and by name those that running nodes announce."""
+        rows = await self._session.fetch(self._announced)
+        known: dict[str, dict[str, Any]] = {name: {} for (name,) in rows} | self._types.schemas()
         return await self.registry.register(document, known_types=known, allow_unknown_types=allow_unknown_types)
 
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":

@@ -1,24 +1,13 @@
 """``perdure register``."""
 
-from typing import Any
-
-from perdure import App
 from perdure.cli import exits
 from perdure.cli.data import read_definition
 from perdure.cli.looking import looking
-from perdure.cli.nodes import live_nodes
 from perdure.cli.output import complain, emit, people, warn
 from perdure.cli.place import find_app
 from perdure.cli.sentences import refusal
 from perdure.cli.verb import Common
-from perdure.client import Client
 from perdure_engine.faults import DefinitionRefused
-
-
-async def known_types(app: App, client: Client) -> dict[str, dict[str, Any]]:
-    """The application's task types, and those that running nodes announce; of the latter only the name is known."""
-    announced = (await live_nodes(client)).types
-    return {name: {} for name in sorted(announced)} | app.types.schemas()
 
 
 async def register_files(common: Common, files: list[str], allow_unknown_types: bool) -> int:
@@ -32,12 +21,9 @@ async def register_files(common: Common, files: list[str], allow_unknown_types: 
             refused.append((file, error))
     app = find_app(common)
     async with looking(app, views=False) as client:
-        types = await known_types(app, client)
         for file, document in documents:
             try:
-                registered = await client.register(
-                    document, known_types=types, allow_unknown_types=allow_unknown_types
-                )  # fmt: skip
+                registered = await client.register(document, allow_unknown_types=allow_unknown_types)
             except DefinitionRefused as error:
                 refused.append((file, error))
                 continue

@@ -11,7 +11,6 @@ from perdure.cli.looking import catch_up
 from perdure.cli.near import near_events
 from perdure.cli.output import remark, remarks, warn
 from perdure.cli.place import find_app
-from perdure.cli.register import known_types
 from perdure.cli.show import exit_status, print_run
 from perdure.cli.verb import Common
 from perdure.cli.words import seconds
@@ -27,10 +26,7 @@ async def run_file(
     text("--event", event), text("--key", key)
     app = find_app(common)
     async with app.node():
-        types = await known_types(app, app.client)
-        registered = await app.client.register(
-            document, known_types=types, allow_unknown_types=allow_unknown_types
-        )  # fmt: skip
+        registered = await app.client.register(document, allow_unknown_types=allow_unknown_types)
         for each in registered.warnings:
             warn(str(each))
         runs = await _run(app, event, payload, key, limit)

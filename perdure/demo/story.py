@@ -89,7 +89,7 @@ async def _report(app: App, teller: Teller, common: Common, place: Path) -> UUID
     """The demo's own workflow: its node is killed in the middle of a task, and another one goes on."""
     teller.chapter("A node dies in the middle of a task")
     async with looking(app, views=False) as client:
-        await client.register(REPORT, known_types=app.types.schemas())
+        await client.register(REPORT)
         run = await client.start(
             "nightly_report", Json.of({"shop": "corner", "email": "ada@example.org"}), None, None, None
         )

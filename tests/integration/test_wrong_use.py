@@ -44,3 +44,14 @@ def test_a_retry_policy_that_means_nothing_is_refused(policy: dict[str, Any]) ->
     app = perdure.App("embedded:.perdure")
     with pytest.raises(TaskTypeRefused, match="retry policy"):
         app.task("t", retry=perdure.Retry(**policy))(lambda: None)
+
+
+async def test_rule_23_a_client_may_register_the_types_that_a_running_node_announces(database_url: str) -> None:
+    worker, client = perdure.App(database_url), perdure.App(database_url)
+    worker.task("announced")(lambda: None)
+    document = {"workflow_id": "w", "tasks": [{"task_id": "a", "type": "announced", "triggers": []}]}
+    async with client:
+        with pytest.raises(perdure.DefinitionRefused):
+            await client.register(document)
+        async with worker.node(views=False):
+            assert (await client.register(document)).created
