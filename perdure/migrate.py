@@ -1,5 +1,6 @@
 """Bringing a database's schema to this version: alembic's migrations, shipped with the package."""
 
+import re
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from perdure_eventstore.session import Session
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0001"
+REVISION = "0002"
 """The revision this version of Perdure needs: the newest of the migrations (a test holds them equal)."""
 
 # Alembic keeps what it is doing in a module's globals, so in one process there is one migration at a time.
@@ -32,6 +33,20 @@ def migrations() -> "Config":
     config = Config()
     config.set_main_option("script_location", str(shipped if shipped.is_dir() else here.parent / "migrations"))
     return config
+
+
+def run_sql(*names: str) -> None:
+    """For a migration: run these files of ``sql/``, with the schema's own name in the place of ``perdure.``"""
+    from alembic import context, op
+
+    folder = Path(migrations().get_main_option("script_location") or "") / "sql"
+    schema = context.get_context().version_table_schema
+    # The driver's own cursor: with no parameters it takes a whole script, and leaves every % alone.
+    cursor = op.get_bind().connection.cursor()
+    for name in names:
+        if script := re.sub(r"(?<!')\bperdure\.", f'"{schema}".', (folder / name).read_text()):
+            cursor.execute(script)
+    cursor.close()
 
 
 async def migrate(engine: AsyncEngine, schema: str = "perdure") -> None:

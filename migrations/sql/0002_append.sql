@@ -1,0 +1,1 @@
+-- Appends to several streams in one go.

@@ -1,0 +1,1 @@
+-- The keeper: the one way in which payloads are erased and ended streams archived, each leaving its event.

@@ -1,0 +1,1 @@
+-- The keys that payloads are encrypted with.

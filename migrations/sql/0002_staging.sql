@@ -1,0 +1,1 @@
+-- The caller's own transaction: what it publishes or starts is staged, and moved into the log as it commits.

@@ -1,0 +1,1 @@
+-- Subscriptions that several consumers share.

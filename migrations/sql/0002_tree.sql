@@ -1,0 +1,1 @@
+-- The Merkle tree over the settled log, and its signed heads.
