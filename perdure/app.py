@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from perdure import database
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_id, as_json
+from perdure.encryption import opened_vault, refuse_without_key
 from perdure.errors import NotConnected
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
@@ -108,13 +109,16 @@ class App:
     async def node(self, *, views: bool = True) -> AsyncIterator[Self]:
         """Connect, and execute runs until the block ends; then stop cleanly.
 
-        ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError.
+        ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError,
+        VaultError.
         """
         async with AsyncExitStack() as stack:
             if self._client is None:
                 await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
-            node = Node(client.engine, self.types, self._node_settings(), feed)
+            if client.vault is None:
+                await refuse_without_key(client.engine, self.schema)
+            node = Node(client.engine, self.types, self._node_settings(), feed, client.vault)
             background = await stack.enter_async_context(Background())
             background.spawn(endlessly(DefinitionWatch(client.registry, client.reader, feed).run))
             if views:
@@ -230,8 +234,9 @@ class App:
     async def _connected(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             engine = await stack.enter_async_context(database.opened(self.database_name, self.schema))
+            vault = await stack.enter_async_context(opened_vault(self.settings.encryption, engine, self.schema))
             self._background = await stack.enter_async_context(Background())
-            self._client = Client(engine, self.types, self.schema, self.settings.patience)
+            self._client = Client(engine, self.types, self.schema, self.settings.patience, vault)
             stack.callback(self._disconnect)
             stack.push_async_callback(self._close_tasks)
             self._background.spawn(self._client.run())
@@ -259,7 +264,7 @@ class App:
 
     def _listen(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
         if self._client is not None:
-            manager = EventManager(self._client.engine, self._follow_log(), self.schema)
+            manager = EventManager(self._client.engine, self._follow_log(), self.schema, self._client.vault)
             self._background.spawn(endlessly(lambda: begin(manager)))
 
     def _node_settings(self) -> NodeSettings:

@@ -111,7 +111,7 @@ class BlockingClient:
                 with ExitStack() as stack:
                     portal = stack.enter_context(start_blocking_portal(name="perdure"))
                     connection: AbstractContextManager[Client] = portal.wrap_async_context_manager(
-                        connected(app.database_name, app.types, app.schema, app.settings.patience)
+                        connected(app.database_name, app.types, app.schema, app.settings)
                     )
                     client = stack.enter_context(connection)
                     self._opened = _Opened(portal, client, stack.pop_all())

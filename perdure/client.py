@@ -1,7 +1,7 @@
 """What a program asks of Perdure: publish, start, register, wait. Works with or without a node in this process."""
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,6 +30,9 @@ from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
+
 _POLL = 0.002
 _MOST_POLL = 0.25
 
@@ -37,13 +40,15 @@ _MOST_POLL = 0.25
 class Client:
     """Talks to the log through one session and one appender of its own."""
 
-    def __init__(self, engine: AsyncEngine, types: TaskTypes, schema: str, patience: float) -> None:
+    def __init__(
+        self, engine: AsyncEngine, types: TaskTypes, schema: str, patience: float, vault: "Vault | None" = None
+    ) -> None:
         """``patience`` is how many seconds an append waits for a database that cannot be reached."""
-        self.engine, self.schema = engine, schema
+        self.engine, self.schema, self.vault = engine, schema, vault
         self.node: Node | None = None
         self._types, self._patience = types, patience
         self._session = Session(engine)
-        self.reader = Reader(self._session, schema)
+        self.reader = Reader(self._session, schema, vault)
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
         self.appender = self._new_appender()
@@ -65,7 +70,8 @@ class Client:
             raise
 
     def _new_appender(self) -> Appender:
-        return Appender(self.engine, WorkStatement(self.schema), patience=self._patience, schema=self.schema)
+        statement = WorkStatement(self.schema)
+        return Appender(self.engine, statement, patience=self._patience, schema=self.schema, vault=self.vault)
 
     async def register(self, document: object, *, allow_unknown_types: bool = False) -> Registered:
         """See App.register. Known are this program's task types, and by name those that running nodes announce."""

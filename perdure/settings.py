@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from perdure.encryption import EncryptionSettings
 from perdure.errors import PerdureError
 from perdure.tasks.settings import DatabaseTaskSettings, HttpSettings, SmtpSettings, TaskSettings
 
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
     """How long a lost hint can delay an event."""
     patience: float = Field(default=10.0, ge=0)
     """How long publish and start wait for a database that cannot be reached."""
+    encryption: EncryptionSettings = EncryptionSettings()
     smtp: SmtpSettings = SmtpSettings()
     http: HttpSettings = HttpSettings()
     task_database_url: SecretStr | None = None

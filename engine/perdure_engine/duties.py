@@ -9,8 +9,12 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from perdure_eventstore.errors import LogError, LogUnavailable
+from perdure_eventstore.vault.errors import VaultError
 
 log = structlog.get_logger(__name__)
+
+_LOCKED_OUT = 5.0
+"""Seconds before a duty that met what it cannot decrypt is done again."""
 
 _WAITS = wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1)
 
@@ -44,5 +48,8 @@ async def _once(duty: Callable[[], Awaitable[None]]) -> None:
         await duty()
     except LogError:
         raise
+    except VaultError as error:
+        log.error("a duty of the node is held up", duty=duty.__qualname__, error=str(error))
+        await asyncio.sleep(_LOCKED_OUT)
     except Exception:
         log.exception("a duty of the node failed, it will be done again", duty=duty.__qualname__)

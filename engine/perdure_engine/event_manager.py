@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
@@ -26,6 +26,9 @@ from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -117,9 +120,9 @@ class Interest(msgspec.Struct, frozen=True):
 class EventManager:
     """Calls a listener as the settled log grows; ``feed`` is run by whoever made it."""
 
-    def __init__(self, engine: AsyncEngine, feed: Feed, schema: str) -> None:
+    def __init__(self, engine: AsyncEngine, feed: Feed, schema: str, vault: "Vault | None" = None) -> None:
         self._session, self._feed = Session(engine), feed
-        self._reader = Reader(self._session, schema)
+        self._reader = Reader(self._session, schema, vault)
         self._place: _Place | None = None
         self._load = f'select position from "{schema}".subscriptions where name = %s'
         # Another process may follow under the same name, and be further: a checkpoint never goes back.

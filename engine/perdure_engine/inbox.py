@@ -1,7 +1,7 @@
 """The inbox: what reached this node's runs from outside, handed to each run's mailbox."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -9,6 +9,9 @@ import structlog
 from perdure_engine.facts import EventPublished, decode_fact
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -27,9 +30,9 @@ class Letter(NamedTuple):
 class Inbox:
     """Reads rows of this node's shards. A row stays until the append that consumed it deleted it."""
 
-    def __init__(self, session: Session, schema: str) -> None:
+    def __init__(self, session: Session, schema: str, vault: "Vault | None" = None) -> None:
         self._session = session
-        self._reader = Reader(session, schema)
+        self._reader = Reader(session, schema, vault)
         self._handed: set[int] = set()
         self._useless: set[int] = set()
         self._select = f"""select id, run, kind, event from "{schema}".inbox

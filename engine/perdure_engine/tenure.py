@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from uuid import UUID
 
 import orjson
@@ -36,6 +36,9 @@ from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
+
 log = structlog.get_logger(__name__)
 
 _FOREVER = float("inf")
@@ -60,9 +63,11 @@ class Settings(NamedTuple):
 class Tenure:
     """Everything a node is made of, wired together; ``async with`` it, then ``work``."""
 
-    def __init__(self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed) -> None:
+    def __init__(
+        self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed, vault: "Vault | None" = None
+    ) -> None:
         """``feed`` is run by whoever made it."""
-        schema = settings.schema
+        schema, self._vault = settings.schema, vault
         self.node_id = new_id()
         self._settings = settings
         self._fenced, self._letters, self._due = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -72,16 +77,16 @@ class Tenure:
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
-        self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema)
+        self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema, vault=vault)
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
-        self.inbox = Inbox(self._session, schema)
+        self.inbox = Inbox(self._session, schema, vault)
         self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
             self.appender,
-            Reader(self._session, schema),
+            Reader(self._session, schema, vault),
             self.registry,
             types,
             self._attempts(engine, types, statement),
@@ -94,7 +99,7 @@ class Tenure:
         self.holder.refused.append(self._refused)
         self.router = Router(
             self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set,
-            lambda: 0 in self.leases.shards,
+            lambda: 0 in self.leases.shards, vault,
         )  # fmt: skip
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
         self._reaching = asyncio.Lock()
@@ -102,7 +107,7 @@ class Tenure:
         self._starting: dict[UUID, asyncio.Future[bool]] = {}
 
     def _attempts(self, engine: AsyncEngine, types: TaskTypes, statement: WorkStatement) -> Attempts:
-        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now)
+        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, self._vault)
         self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
         return self.attempts
 

@@ -1,7 +1,7 @@
 """One connection's share of group commit: a batch at a time, until its outcome is known."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -15,6 +15,12 @@ from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import AppendRefused, Conflict, LogError, LogUnavailable, Raced, domain_error
 from perdure_eventstore.events import Head
 from perdure_eventstore.session import Session
+from perdure_eventstore.vault.errors import VaultError
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -26,9 +32,17 @@ class Lane:
     turns out to be there already, by its event ids, counts as appended.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, schema: str, patience: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        statement: Statement,
+        clock: Clock,
+        schema: str,
+        patience: float,
+        vault: "Vault | None" = None,
+    ) -> None:
         """``patience`` is how many seconds a batch waits for a database that cannot be reached."""
-        self._session = Session(engine)
+        self._session, self._vault = Session(engine), vault
         self._statement, self._clock, self._patience = statement, clock, patience
         self._own = (
             f'select position, version, hash from "{schema}".events e where stream = %s and version >= %s '
@@ -38,22 +52,35 @@ class Lane:
 
     async def commit(self, appends: Sequence[Append]) -> list[Appended | LogError]:
         """Append in one statement; each append's answer. A bad append alone suffers for itself."""
+        if self._vault is None:
+            return await self._commit(appends)
+        vault = self._vault
+        try:
+            sealed = await self._patiently(lambda: vault.seal(appends))
+        except LogError as error:
+            return [error] * len(appends)
+        committed = iter(await self._commit([each for each in sealed if isinstance(each, Append)]))
+        return [next(committed) if isinstance(each, Append) else _unsealed(each) for each in sealed]
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        await self._session.close()
+
+    async def _commit(self, appends: Sequence[Append]) -> list[Appended | LogError]:
+        if not appends:
+            return []
         if len({append.stream for append in appends}) < len(appends):
             # Two that want the same place in a stream would race each other in one statement, again and again.
-            return [answer for append in appends for answer in await self.commit([append])]
+            return [answer for append in appends for answer in await self._commit([append])]
         try:
             return await self._send(Batch(appends))
         except AppendRefused as error:
             if len(appends) == 1:
                 return [error]
             # The statement does not say which of them is bad.
-            return [answer for append in appends for answer in await self.commit([append])]
+            return [answer for append in appends for answer in await self._commit([append])]
         except LogError as error:
             return [error] * len(appends)
-
-    async def close(self) -> None:
-        """Give the connection up."""
-        await self._session.close()
 
     async def _send(self, batch: Batch) -> list[Appended | LogError]:
         """Send until the outcome is known. Raises LogUnavailable when patience runs out, or what the log refused."""
@@ -69,6 +96,9 @@ class Lane:
                 unsure = True
                 raise
 
+        return await self._patiently(attempt)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             return await attempt()
         except (LogUnavailable, Raced):
@@ -105,3 +135,7 @@ class Lane:
                 mine = rows[: len(append.events)]
                 return Appended(Head(mine[-1][1], mine[-1][2]), [position for position, *_ in mine])
         return Conflict(append.stream, append.expected.version)
+
+
+def _unsealed(error: VaultError) -> AppendRefused:
+    return AppendRefused(f"it cannot be encrypted: {error}")

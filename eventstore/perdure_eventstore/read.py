@@ -1,11 +1,15 @@
 """Reading: one stream in order, or the settled log in order."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.session import Session
+from perdure_eventstore.vault.frame import refuse_frames
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 _COLUMNS = """e.position, e.recorded_at, e.stream, e.version, e.schema_version, e.id, e.type, e.data, e.metadata,
     coalesce(e.payload, case when e.payload_digest is not null then p.payload end), e.payload_salt, e.payload_digest,
@@ -13,10 +17,14 @@ _COLUMNS = """e.position, e.recorded_at, e.stream, e.version, e.schema_version, 
 
 
 class Reader:
-    """Reads events through one session."""
+    """Reads events through one session.
 
-    def __init__(self, session: Session, schema: str = "perdure") -> None:
-        self._session = session
+    Payloads come decrypted through ``vault``. One whose key was destroyed is None; one that cannot be decrypted for
+    another reason, or without a vault, raises VaultError.
+    """
+
+    def __init__(self, session: Session, schema: str = "perdure", vault: "Vault | None" = None) -> None:
+        self._session, self._vault = session, vault
         select = f"""select {_COLUMNS} from "{schema}".events e left join "{schema}".payloads p
             on p.stream = e.stream and p.version = e.version and e.payload is null and e.payload_digest is not null"""
         self._stream = f"{select} where e.stream = %s and e.version > %s order by e.version limit %s"
@@ -53,4 +61,5 @@ class Reader:
         return await self._fetch(self._types, (after, last, list(types), limit))
 
     async def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[RecordedEvent]:
-        return [RecordedEvent._make(row) for row in await self._session.fetch(statement, parameters)]
+        events = [RecordedEvent._make(row) for row in await self._session.fetch(statement, parameters)]
+        return refuse_frames(events) if self._vault is None else await self._vault.open(events)

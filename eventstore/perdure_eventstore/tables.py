@@ -58,3 +58,12 @@ subscriptions = Table(
     Column("position", BigInteger, nullable=False),
     comment="How far each durable subscription has read.",
 )
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("stream", Uuid, primary_key=True),
+    Column("wrapped", LargeBinary),
+    Column("destroyed_at", DateTime(timezone=True)),
+    comment="The wrapped key of each stream whose payloads are encrypted; null once destroyed.",
+)

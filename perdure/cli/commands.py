@@ -14,6 +14,8 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 failed (the run, the check), 2 wrong use, 3 still open at the time-out, "
     "4 no database.",
 )
+keys = typer.Typer(help="The master keys of encrypted payloads.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 Exit = Coroutine[Any, Any, int]
 _HOW = "JSON, @FILE, or - for standard input."
@@ -188,3 +190,23 @@ def migrate(common: Common) -> Exit:
     from perdure.cli.migrate import migrate_database
 
     return migrate_database(common)
+
+
+@verb(keys, "new")
+def keys_new(
+    common: Common,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where the key will be, for its owner alone.")],
+    add: Annotated[bool, typer.Option("--add", help="Put a newer key into a file that is there.")] = False,
+) -> int:
+    """Make a master key."""
+    from perdure.cli.keys import new_key
+
+    return new_key(common, file, add)
+
+
+@verb(keys, "rotate")
+def keys_rotate(common: Common) -> Exit:
+    """Wrap every run's key with the newest master key."""
+    from perdure.cli.keys import rotate_keys
+
+    return rotate_keys(common)

@@ -16,8 +16,9 @@ from perdure_engine.registry import UnknownWorkflow
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
+from perdure_eventstore.vault.errors import VaultError
 
-_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError)
+_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, VaultError)
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 
 

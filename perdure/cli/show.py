@@ -17,6 +17,7 @@ from perdure.cli.words import ago, between, local, shortened, status
 from perdure.client import Client
 from perdure_engine.history import UnknownRun, load_run
 from perdure_engine.run.state import RunState
+from perdure_eventstore.door import Json
 from perdure_projections.queries import RunRow, TaskRow, get_run, get_tasks
 
 
@@ -60,7 +61,7 @@ def _as_json(row: RunRow, tasks: list[TaskRow], state: RunState) -> dict[str, An
         "ended_at": utc(row.ended_at),
         "input": raw(state.input.text),
         "result": raw(state.result().text) if row.status == "completed" else None,
-        "error": row.error,
+        "error": _run_error(row, state),
         "tasks": [
             {
                 "task_id": task.task_id,
@@ -75,12 +76,29 @@ def _as_json(row: RunRow, tasks: list[TaskRow], state: RunState) -> dict[str, An
                 "node": task.node,
                 "output": raw(output.text) if (output := state.task(task.task_id).output) else None,
                 "reason": task.reason,
-                "error": task.error,
+                "error": _error(task, state),
             }
             for task in tasks
         ],
         "waiting": _waiting(state, tasks),
     }
+
+
+def _error(task: TaskRow, state: RunState) -> str | None:
+    """The message of its latest failure. The view has none where payloads are encrypted."""
+    if task.error is not None or (error := state.task(task.task_id).error) is None:
+        return task.error
+    return message_of(error)
+
+
+def _run_error(row: RunRow, state: RunState) -> str | None:
+    return row.error if row.error is not None or state.error is None else message_of(state.error)
+
+
+def message_of(error: Json) -> str:
+    """The short text of an error, as the views have it."""
+    found = error.value
+    return str(found.get("message", found) if isinstance(found, dict) else found)
 
 
 def _waiting(state: RunState, tasks: list[TaskRow]) -> list[str]:
@@ -95,7 +113,7 @@ def _print(console: Console, row: RunRow, tasks: list[TaskRow], state: RunState)
     console.print(f"[dim]started {local(row.started_at)}, {ago(row.started_at)}{by}[/]", soft_wrap=True)
     table = Table("task", "type", "status", "attempts", "took", "", box=None, header_style="bold")
     for task in tasks:
-        what = task.reason or (task.error if task.status != "completed" else "") or ""
+        what = task.reason or (_error(task, state) if task.status != "completed" else "") or ""
         if task.status == "completed" and (output := state.task(task.task_id).output):
             what = output.text.decode()
         table.add_row(
@@ -111,8 +129,8 @@ def _print(console: Console, row: RunRow, tasks: list[TaskRow], state: RunState)
     console.print(table)
     if row.status == "completed":
         console.print(f"result {escape(state.result().text.decode())}", soft_wrap=True)
-    elif row.error:
-        console.print(f"[red]{escape(row.error)}[/]", soft_wrap=True)
+    elif error := _run_error(row, state):
+        console.print(f"[red]{escape(error)}[/]", soft_wrap=True)
 
 
 def _attempts(task: TaskRow) -> str:

@@ -18,8 +18,11 @@ def fold(statement: str) -> Apply:
 
 
 def message(event: str) -> str:
-    """SQL for the short text of the failure in the ``events`` row named ``event``; null if that was erased."""
+    """SQL for the short text of the failure in the ``events`` row named ``event``; null if erased, or encrypted."""
     payload = f"""coalesce({event}.payload, (select p.payload from payloads p
             where p.stream = {event}.stream and p.version = {event}.version))"""
+    # A frame begins with a byte below 0x20, and is no text.
     return f"""(select left(coalesce(found.error ->> 'message', found.error #>> '{{}}'), 1000)
-        from (select convert_from({payload}, 'UTF8')::json -> 'error' as error) found)"""
+        from (select case when length(stored.payload) > 0 and get_byte(stored.payload, 0) >= 32
+                then convert_from(stored.payload, 'UTF8')::json -> 'error' end as error
+            from (select {payload} as payload) stored) found)"""
