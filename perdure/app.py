@@ -27,6 +27,7 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
 from perdure_eventstore.door import Json
 from perdure_eventstore.feed import Feed
+from perdure_eventstore.keeper import Erased
 from perdure_projections.builtin import BUILTIN
 from perdure_projections.runner import ProjectionRunner
 
@@ -199,6 +200,14 @@ class App:
         an earlier run and equal content, that one is returned. Raises UnknownWorkflow, StartRefused, LogError.
         """
         return await self.client.start(workflow_id, as_json({} if input is None else input), event, key, run_id)
+
+    async def erase(self, run_id: UUID, *, reason: str = "", actor: str = "") -> Erased:
+        """Take what an ended run (or a published event, by its id) was given and gave out of the log, for ever.
+
+        Its key is destroyed, if it has one, and its payloads are removed; the events stay, and the chain goes on.
+        ``reason`` and ``actor`` are recorded. Broken off, call it again. Raises UnknownRun, ErasureRefused, LogError.
+        """
+        return await self.client.erase(run_id, reason, actor)
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""

@@ -18,6 +18,7 @@ from perdure.client import Client, Published, Run, as_json
 from perdure.connected import connected
 from perdure_engine.facts import EventPublished, EventRouted
 from perdure_engine.registry import Registered, Registration
+from perdure_eventstore.keeper import Erased
 
 if TYPE_CHECKING:
     from perdure.app import App
@@ -62,6 +63,10 @@ class BlockingClient:
     def definitions(self, workflow_id: str | None = None) -> list[Registration]:
         """As App.definitions."""
         return self._ask(lambda client: client.registry.versions(workflow_id))
+
+    def erase(self, run_id: UUID, *, reason: str = "", actor: str = "") -> Erased:
+        """As App.erase."""
+        return self._ask(lambda client: client.erase(run_id, reason, actor))
 
     def publish(
         self,

@@ -4,15 +4,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+from perdure.errors import RunCancelled, RunErased, RunFailed, RunTimedOut, StartRefused, StillOpen
 from perdure_engine.arrivals import LONGEST_KEY
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
+from perdure_engine.erasure import Erasure
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import RunArchived, UnknownRun, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
@@ -27,6 +29,7 @@ from perdure_eventstore.appender import Appender
 from perdure_eventstore.door import Json
 from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
+from perdure_eventstore.keeper import ARCHIVED, Erased, Keeper
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -122,8 +125,17 @@ class Client:
             ) from error
         return Run(self, state.run_id)
 
+    async def erase(self, stream: UUID, reason: str, actor: str) -> Erased:
+        """See App.erase."""
+        as_id("run_id", stream)
+        keeper = Keeper(self._session, self.schema, self.vault)
+        erased = await Erasure(self._session, keeper, self.schema).erase(stream, reason, actor)
+        if self.node and self.node.tenure:
+            self.node.tenure.endings.drop(stream)
+        return erased
+
     async def wait(self, run: UUID, timeout: float | None) -> RunState:
-        """The run's state once it has ended. Raises StillOpen, UnknownRun."""
+        """The run's state once it has ended. Raises StillOpen, UnknownRun, RunErased."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._wait(run)
@@ -142,9 +154,11 @@ class Client:
                 await endings.wait(run, _MOST_POLL)
                 continue
             if (now := await self.reader.head(run)) != head:
-                state = (await load_run(self.reader, self.registry, run)).state
-                if state.is_ended:
-                    return state
+                loaded = await load_run(self.reader, self.registry, run)
+                if loaded.state.is_ended:
+                    if loaded.erased:
+                        raise RunErased(run, str(loaded.state.status))
+                    return loaded.state
                 head, pause = now, _POLL
             if endings:
                 await endings.wait(run, pause)
@@ -158,6 +172,8 @@ class Client:
         async with asyncio.timeout(timeout):
             while True:
                 async for recorded in self.reader.stream(event, after=1):
+                    if recorded.type == ARCHIVED:
+                        raise RunArchived(event, orjson.loads(recorded.data)["file"])
                     routed: EventRouted = decode_fact(recorded)
                     return routed
                 await asyncio.sleep(pause)
@@ -176,9 +192,14 @@ class Client:
     async def _same_run(self, run: UUID, workflow_id: str, command: StartRun) -> None:
         """The run is there already: fine if it was started with the same content."""
         try:
-            known = (await load_run(self.reader, self.registry, run)).state
+            loaded = await load_run(self.reader, self.registry, run)
+        except RunArchived as error:
+            raise StartRefused(f"{error}; choose another run id") from error
         except UnknownRun as error:
             raise StartRefused(f"{run} is no run, but the id of something else; choose another run id") from error
+        known = loaded.state
+        if loaded.erased:
+            raise StartRefused(f"run {run} was started before, and its payloads were erased; choose another run id")
         if known.definition.workflow_id != workflow_id:
             raise StartRefused(f"run {run} is one of {known.definition.workflow_id}; choose another run id")
         start = known.start
@@ -187,6 +208,9 @@ class Client:
 
     async def _same_event(self, stream: UUID, event: EventPublished) -> int:
         async for recorded in self.reader.stream(stream, batch=1):
+            if recorded.type == ARCHIVED or (recorded.payload is None and recorded.payload_digest is not None):
+                gone = "archived" if recorded.type == ARCHIVED else "erased"
+                raise StartRefused(f"event {stream} was published before, and {gone} since; choose another id")
             if recorded.type == "EventPublished" and decode_fact(recorded) == event:
                 return recorded.position
             break
@@ -271,7 +295,7 @@ class Run:
         """What the run gave, once it has completed: its ``output`` template, or its tasks' outputs by id.
 
         ``timeout`` is seconds; without one it waits for ever. Raises RunFailed, RunCancelled, RunTimedOut; StillOpen
-        when the time is over, which leaves the run alone; UnknownRun.
+        when the time is over, which leaves the run alone; UnknownRun; RunErased.
         """
         state = await self._client.wait(self.run_id, timeout)
         match state.status:

@@ -24,6 +24,7 @@ from perdure_engine.run.codec import EVENT_TYPES
 from perdure_eventstore.door import Json
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
+from perdure_eventstore.keeper import KEEPING
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -62,8 +63,8 @@ class Event:
 
     @property
     def run_id(self) -> UUID | None:
-        """The run it is a part of; None for a published event or a definition."""
-        return None if self.recorded.type in FACT_TYPES else self.recorded.stream
+        """The run it is a part of; None for a published event or a definition, and for what was erased or archived."""
+        return None if self.recorded.type in FACT_TYPES or self.recorded.type in KEEPING else self.recorded.stream
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def snake_case(type_: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type_).lower()
 
 
-_BY_NAME = {snake_case(type_): type_ for type_ in (*EVENT_TYPES, *FACT_TYPES)}
+_BY_NAME = {snake_case(type_): type_ for type_ in (*EVENT_TYPES, *FACT_TYPES, *KEEPING)}
 
 
 class Interest(msgspec.Struct, frozen=True):

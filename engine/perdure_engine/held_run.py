@@ -130,7 +130,8 @@ class HeldRun:
 
     async def reload(self) -> None:
         """Fold what others appended."""
-        self.state, self.head = await self._owner.reload(self)
+        loaded = await self._owner.reload(self)
+        self.state, self.head = loaded.state, loaded.head
         self._owner.caught_up(self)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:

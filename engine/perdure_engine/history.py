@@ -3,11 +3,14 @@
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
 from perdure_eventstore.events import NO_STREAM, Head
+from perdure_eventstore.keeper import KEEPING
 from perdure_eventstore.read import Reader
 
 
@@ -16,20 +19,35 @@ class Loaded(NamedTuple):
 
     state: RunState
     head: Head
+    erased: bool = False
+    """Its payloads were erased, and read as null."""
 
 
 class UnknownRun(LookupError):
     """No run has this id."""
 
-    def __init__(self, run: UUID) -> None:
+    def __init__(self, run: UUID, sentence: str = "") -> None:
         self.run = run
-        super().__init__(f"there is no run {run}")
+        super().__init__(sentence or f"there is no run {run}")
+
+
+class RunArchived(UnknownRun):
+    """The run's events are in an archive file; what is in the log is that they were moved there."""
+
+    def __init__(self, run: UUID, file: str) -> None:
+        self.file = file
+        super().__init__(run, f"run {run} was archived: its events are in {file}")
 
 
 async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
-    """Fold the run's stream. Raises UnknownRun."""
-    state, head = None, NO_STREAM
+    """Fold the run's stream. Raises UnknownRun, RunArchived."""
+    state, head, erased = None, NO_STREAM, False
     async for recorded in reader.stream(run):
+        if recorded.type in KEEPING:
+            if state is None:
+                raise RunArchived(run, msgspec.json.decode(recorded.data)["file"])
+            head, erased = recorded.head, True
+            continue
         if recorded.type == "EventPublished" or recorded.type.startswith("Definition"):
             break
         event = decode(recorded)
@@ -40,7 +58,7 @@ async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
         state, head = evolve(state, event), recorded.head
     if state is None:
         raise UnknownRun(run)
-    return Loaded(state, head)
+    return Loaded(state, head, erased)
 
 
 async def fold_tail(reader: Reader, registry: Registry, run: UUID, state: RunState, head: Head) -> Loaded:
@@ -48,5 +66,7 @@ async def fold_tail(reader: Reader, registry: Registry, run: UUID, state: RunSta
     if head.version == 0:
         return await load_run(reader, registry, run)
     async for recorded in reader.stream(run, after=head.version):
-        state, head = evolve(state, decode(recorded)), recorded.head
+        if recorded.type not in KEEPING:
+            state = evolve(state, decode(recorded))
+        head = recorded.head
     return Loaded(state, head)

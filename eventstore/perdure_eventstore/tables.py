@@ -1,6 +1,7 @@
 """The log's tables, as SQLAlchemy Core knows them. The migrations create them; a test holds the two equal."""
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     DateTime,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSON
 
@@ -66,4 +68,23 @@ keys = Table(
     Column("wrapped", LargeBinary),
     Column("destroyed_at", DateTime(timezone=True)),
     comment="The wrapped key of each stream whose payloads are encrypted; null once destroyed.",
+)
+
+keeper = Table(
+    "keeper",
+    metadata,
+    Column("xid", BigInteger, primary_key=True, autoincrement=False),
+    comment="The transaction in which the keeper is at work; seen empty by everybody else.",
+)
+
+archived = Table(
+    "archived",
+    metadata,
+    Column("stream", Uuid, primary_key=True),
+    Column("versions", Integer, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("positions", ARRAY(BigInteger), nullable=False),
+    Column("file", Text, nullable=False),
+    Column("archived_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    comment="Streams whose events were moved to a file: how many, with the last one's hash, and their positions.",
 )

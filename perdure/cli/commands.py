@@ -177,6 +177,19 @@ def history(common: Common, run: RunName) -> Exit:
 
 
 @verb(app)
+def erase(
+    common: Common,
+    run: RunName,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+    actor: Annotated[str, typer.Option("--actor", help="Who asked for it; it is recorded.")] = "",
+) -> Exit:
+    """Take what an ended run, or a published event, was given and gave out of the log, for ever."""
+    from perdure.cli.erase import erase_run
+
+    return erase_run(common, run, reason, actor)
+
+
+@verb(app)
 def verify(common: Common) -> Exit:
     """Check that no event of the log was changed: every hash, every chain."""
     from perdure.cli.verify import check_log

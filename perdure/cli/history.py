@@ -111,6 +111,8 @@ def _details(event: RecordedEvent, data: dict[str, Any], begun: datetime) -> Ite
         yield f"next attempt at {due:.1f} s"
     if event.payload is not None:
         yield _payload(event.payload)
+    elif event.payload_digest is not None:
+        yield "erased"
 
 
 def _payload(text: bytes) -> str:

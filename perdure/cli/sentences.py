@@ -10,6 +10,7 @@ from perdure.cli import exits
 from perdure.embedded import EmbeddedPostgresError
 from perdure.errors import PerdureError, RunNotCompleted, StillOpen
 from perdure.settings import SettingsRefused
+from perdure_engine.erasure import ErasureRefused
 from perdure_engine.faults import DefinitionRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
@@ -18,7 +19,7 @@ from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
 from perdure_eventstore.vault.errors import VaultError
 
-_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, VaultError)
+_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, VaultError, ErasureRefused)
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 
 

@@ -15,7 +15,7 @@ from perdure.cli.run_names import find_run
 from perdure.cli.verb import Common
 from perdure.cli.words import ago, between, local, shortened, status
 from perdure.client import Client
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import Loaded, UnknownRun, load_run
 from perdure_engine.run.state import RunState
 from perdure_eventstore.door import Json
 from perdure_projections.queries import RunRow, TaskRow, get_run, get_tasks
@@ -41,15 +41,17 @@ async def print_run(common: Common, client: Client, run: UUID) -> str:
     if row is None:
         raise UnknownRun(run)
     tasks = await get_tasks(client.engine, client.schema, run)
-    state = (await load_run(client.reader, client.registry, run)).state
+    loaded = await load_run(client.reader, client.registry, run)
     if common.json:
-        emit(_as_json(row, tasks, state))
+        emit(_as_json(row, tasks, loaded))
     else:
-        _print(people(), row, tasks, state)
+        _print(people(), row, tasks, loaded)
     return row.status
 
 
-def _as_json(row: RunRow, tasks: list[TaskRow], state: RunState) -> dict[str, Any]:
+def _as_json(row: RunRow, tasks: list[TaskRow], loaded: Loaded) -> dict[str, Any]:
+    state = loaded.state
+    has_result = row.status == "completed" and not loaded.erased
     return {
         "run_id": row.run,
         "workflow_id": row.workflow_id,
@@ -60,7 +62,8 @@ def _as_json(row: RunRow, tasks: list[TaskRow], state: RunState) -> dict[str, An
         "started_at": utc(row.started_at),
         "ended_at": utc(row.ended_at),
         "input": raw(state.input.text),
-        "result": raw(state.result().text) if row.status == "completed" else None,
+        "result": raw(state.result().text) if has_result else None,
+        "erased": loaded.erased,
         "error": _run_error(row, state),
         "tasks": [
             {
@@ -106,7 +109,8 @@ def _waiting(state: RunState, tasks: list[TaskRow]) -> list[str]:
     return [task_id for task_id in state.definition.tasks if task_id not in touched]
 
 
-def _print(console: Console, row: RunRow, tasks: list[TaskRow], state: RunState) -> None:
+def _print(console: Console, row: RunRow, tasks: list[TaskRow], loaded: Loaded) -> None:
+    state = loaded.state
     took = f" in {between(row.started_at, row.ended_at)}" if row.ended_at else ""
     console.print(f"[bold]{row.workflow_id}[/] {row.run} {status(row.status)}{took}", soft_wrap=True)
     by = f", by {escape(row.event)}" if row.event else ""
@@ -115,7 +119,7 @@ def _print(console: Console, row: RunRow, tasks: list[TaskRow], state: RunState)
     for task in tasks:
         what = task.reason or (_error(task, state) if task.status != "completed" else "") or ""
         if task.status == "completed" and (output := state.task(task.task_id).output):
-            what = output.text.decode()
+            what = "erased" if loaded.erased else output.text.decode()
         table.add_row(
             task.task_id,
             state.definition.tasks[task.task_id].type,
@@ -127,9 +131,11 @@ def _print(console: Console, row: RunRow, tasks: list[TaskRow], state: RunState)
     for task_id in _waiting(state, tasks) if row.ended_at is None else ():
         table.add_row(task_id, state.definition.tasks[task_id].type, status("waiting"), "", "", "")
     console.print(table)
-    if row.status == "completed":
+    if loaded.erased:
+        console.print("its payloads were erased")
+    elif row.status == "completed":
         console.print(f"result {escape(state.result().text.decode())}", soft_wrap=True)
-    elif error := _run_error(row, state):
+    if row.status != "completed" and (error := _run_error(row, state)):
         console.print(f"[red]{escape(error)}[/]", soft_wrap=True)
 
 

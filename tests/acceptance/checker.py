@@ -15,6 +15,7 @@ from acceptance.run_checker import RunChecker, data_of, payload_of
 from psycopg.types.string import ByteaLoader
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
+from perdure_eventstore.keeper import KEEPING
 from perdure_eventstore.verify import check_event
 
 
@@ -83,7 +84,7 @@ def assert_kept(url: str, told: Told | None = None, *, at_rest: bool = True) -> 
 def _runs(events: Sequence[RecordedEvent]) -> dict[UUID, RunChecker]:
     runs: dict[UUID, RunChecker] = {}
     for event in events:
-        if event.type.startswith(("EventPublished", "EventRouted", "Definition")):
+        if event.type.startswith(("EventPublished", "EventRouted", "Definition")) or event.type in KEEPING:
             continue
         runs.setdefault(event.stream, RunChecker(event.stream)).see(event)
     return runs
