@@ -13,8 +13,10 @@ Any tool for transparency logs can check and cosign them. A note is its text, an
 See https://c2sp.org/tlog-checkpoint and https://c2sp.org/signed-note.
 """
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -25,7 +27,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 _ED25519: Final = b"\x01"
 _KEY_ID_BYTES: Final = 4
+_SIGNATURE_BYTES: Final = _KEY_ID_BYTES + 64
 _SIGNS: Final = "— "
+_NOTE: Final = re.compile(r"^perdure/[^\n]+\n(?:[^\n]+\n)+\n(?:— [^\n]+\n)+", re.MULTILINE)
 _TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -72,6 +76,8 @@ def read_note(note: str) -> TreeHead:
         head = TreeHead(lines[0], int(lines[1]), b64decode(lines[2], validate=True), int(position), moment)
     except ValueError as error:
         raise HeadRefused(f"the head that begins with {lines[0][:60]!r} cannot be read: {error}") from error
+    if not any(_signatures(head.origin, signatures)):
+        raise HeadRefused(f"the head that begins with {lines[0][:60]!r} bears no signature of the log's")
     if head.text != text + "\n":
         raise HeadRefused(f"the head that begins with {lines[0][:60]!r} is not written as heads are")
     return head
@@ -81,13 +87,8 @@ def is_signed_by(note: str, key: Ed25519PublicKey) -> bool:
     """Whether the note bears a signature of the log's under ``key`` that is right."""
     text, _, signatures = note.partition("\n\n")
     name = text.partition("\n")[0]
-    for line in signatures.splitlines():
-        signer, _, encoded = line.removeprefix(_SIGNS).rpartition(" ")
-        try:
-            signature = b64decode(encoded, validate=True)
-        except ValueError:
-            continue
-        if signer == name and signature[:_KEY_ID_BYTES] == key_id(name, key):
+    for signature in _signatures(name, signatures):
+        if signature[:_KEY_ID_BYTES] == key_id(name, key):
             try:
                 key.verify(signature[_KEY_ID_BYTES:], f"{text}\n".encode())
             except InvalidSignature:
@@ -96,22 +97,28 @@ def is_signed_by(note: str, key: Ed25519PublicKey) -> bool:
     return False
 
 
+def _signatures(name: str, lines: str) -> Iterator[bytes]:
+    """What ``name`` signed with, among all who did: the key's id and the signature."""
+    for line in lines.splitlines():
+        signer, _, encoded = line.removeprefix(_SIGNS).rpartition(" ")
+        if signer == name:
+            with suppress(ValueError):
+                signature = b64decode(encoded, validate=True)
+                if len(signature) == _SIGNATURE_BYTES:
+                    yield signature
+
+
 def split_notes(text: str) -> Iterator[str]:
-    """The notes of a file to which they were appended, one after another. Raises HeadRefused."""
-    lines = text.split("\n")
-    while lines and not lines[-1]:
-        lines.pop()
-    note: list[str] = []
-    for number, line in enumerate(lines):
-        following = lines[number + 1] if number + 1 < len(lines) else ""
-        if not line and not note:
+    """The notes of a file to which they were appended, one after another.
+
+    What is no head is passed over: one that was torn by a power cut, say.
+    """
+    for found in _NOTE.finditer(text):
+        try:
+            read_note(found[0])
+        except HeadRefused:
             continue
-        note.append(line)
-        if line.startswith(_SIGNS) and not following.startswith(_SIGNS):
-            yield "\n".join([*note, ""])
-            note = []
-    if note:
-        raise HeadRefused(f"the last head, which begins with {note[0][:60]!r}, was not written to its end")
+        yield found[0]
 
 
 def key_id(name: str, key: Ed25519PublicKey) -> bytes:

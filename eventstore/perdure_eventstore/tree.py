@@ -26,8 +26,8 @@ from perdure_eventstore.merkle import (
 )
 from perdure_eventstore.session import Session
 
-_BATCH = 64 * CHUNK
-"""Events in one round of growing: some 4 MB of Python."""
+BATCH_CHUNKS = 64
+"""Chunks kept by one statement: some 4 MB of Python."""
 
 
 class TreeFault(LogError):
@@ -104,7 +104,7 @@ class Tree:
     async def grow_once(self, mark: int) -> int:
         """Keep at most 64 chunks, and return how many there were to keep. Raises TreeFault, LogError."""
         kept = await self.kept()
-        rows = await self._session.fetch(self._leaves, (kept.position, mark, _BATCH))
+        rows = await self._session.fetch(self._leaves, (kept.position, mark, BATCH_CHUNKS * CHUNK))
         leaves, number = [row[0] for row in rows], kept.size // CHUNK
         chunks = [
             Chunk.of(number + i // CHUNK, leaves[i : i + CHUNK]) for i in range(0, len(leaves) - CHUNK + 1, CHUNK)

@@ -114,8 +114,14 @@ def test_the_notes_of_a_file_come_apart_again() -> None:
     assert list(split_notes("\n".join(notes))) == notes
     assert list(split_notes("".join(notes))) == notes
     assert list(split_notes("")) == []
-    with pytest.raises(HeadRefused, match="was not written to its end"):
-        list(split_notes("".join(notes)[:-150]))
+    assert list(split_notes("no heads\n\nat all\n")) == []
+
+
+@pytest.mark.parametrize("torn", range(1, len(sign(HEAD._replace(size=2), KEY)) - 1, 7))
+def test_a_note_that_was_torn_is_passed_over_and_spoils_no_other(torn: int) -> None:
+    first, second, third = (sign(HEAD._replace(size=size), KEY) for size in (1, 2, 3))
+    assert list(split_notes(f"{first}\n{second[:torn]}")) == [first]
+    assert list(split_notes(f"{first}\n{second[:torn]}\n\n{third}")) == [first, third]
 
 
 def test_a_key_is_made_for_its_owner_alone_and_never_overwritten(tmp_path: Path) -> None:
