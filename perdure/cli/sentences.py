@@ -18,6 +18,7 @@ from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
 from perdure_eventstore.outlets import PublishingFailed
 from perdure_eventstore.signing import KeyRefused
+from perdure_eventstore.transfer.entry import TransferRefused
 from perdure_eventstore.tree import TreeFault
 
 _WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused)
@@ -53,7 +54,7 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
-    if isinstance(error, TreeFault | PublishingFailed):
+    if isinstance(error, TreeFault | PublishingFailed | TransferRefused):
         return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"

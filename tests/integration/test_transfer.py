@@ -19,7 +19,7 @@ from perdure_eventstore.transfer.entry import Entry, TransferRefused
 from perdure_eventstore.transfer.form import form_of
 from perdure_eventstore.transfer.frame import Selection, Tally
 from perdure_eventstore.transfer.importing import Imported
-from perdure_eventstore.transfer.lines import Lines
+from perdure_eventstore.transfer.lines import export_lines
 from perdure_eventstore.verify import Progress, verify
 
 pytestmark = pytest.mark.every_postgres
@@ -230,7 +230,7 @@ async def test_an_export_never_cuts_an_append_in_two(source: AsyncEngine) -> Non
         for _ in range(15):
             text, _said = await exported(source)
             found: dict[UUID, int] = {}
-            for line in Lines(io.BytesIO(text)):
+            for line in export_lines(io.BytesIO(text)):
                 found[line.entry.event.stream] = found.get(line.entry.event.stream, 0) + 1
             counts += [count for stream, count in found.items() if stream not in (FIRST, SECOND, THIRD)]
     finally:

@@ -17,7 +17,7 @@ from perdure_eventstore.hashing import event_hash, payload_digest
 from perdure_eventstore.transfer.entry import Entry, TransferRefused, fault_in, microseconds
 from perdure_eventstore.transfer.form import Form, form_named, form_of
 from perdure_eventstore.transfer.frame import Header, Selection, Tally
-from perdure_eventstore.transfer.lines import Lines
+from perdure_eventstore.transfer.lines import export_lines
 
 LOG = "perdure/5f0d9a52-6a3e-4a55-9d3c-6c2f1f0c7a11"
 FORMS = ("jsonl", "cloudevents")
@@ -105,7 +105,7 @@ def written(form: Form, *all_: Entry) -> list[bytes]:
 
 
 def read(lines: list[bytes]) -> list[Entry]:
-    return [line.entry for line in Lines(io.BytesIO(b"".join(lines)))]
+    return [line.entry for line in export_lines(io.BytesIO(b"".join(lines)))]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -135,7 +135,7 @@ def test_header_and_trailer_are_what_the_rest_is(form: str) -> None:
         if form == "cloudevents":
             JSONFormat().read(None, line)
     assert form_of(lines[0]).name == form
-    assert Lines(io.BytesIO(b"".join(lines))).header == HEADER
+    assert export_lines(io.BytesIO(b"".join(lines))).header == HEADER
     assert read(lines) == [sample()]
 
 

@@ -108,7 +108,7 @@ class CloudEvents:
         return _line({"id": str(uuid4()), "source": self._source, "type": kind, "time": at}, frame)
 
     def read_header(self, line: bytes) -> Header:
-        """The header. Raises ValueError, msgspec.DecodeError for anything else."""
+        """The header. Raises ValueError for anything else."""
         first = _read_line(line)
         if first.type != _HEADER:
             raise ValueError("this is not the beginning of an export")
@@ -118,7 +118,7 @@ class CloudEvents:
         return header
 
     def read(self, line: bytes) -> Entry | Trailer:
-        """A line after the first. Raises ValueError, msgspec.DecodeError."""
+        """A line after the first. Raises ValueError."""
         if _TRAILER.encode() in line and (found := _read_line(line)).type == _TRAILER:
             return _read_trailer(found.data)
         event = _read_event(line)

@@ -1,16 +1,36 @@
 """The forms that an export's lines can have."""
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.transfer.entry import Entry
 from perdure_eventstore.transfer.frame import Header, Trailer
 from perdure_eventstore.transfer.record import JsonLines
 
 
-class Form(Protocol):
-    """How lines are written and read. What reads raises ValueError or msgspec.DecodeError (one of those)."""
+class HasEvent(Protocol):
+    """What stands in a line."""
+
+    @property
+    def event(self) -> RecordedEvent: ...
+
+
+H_co = TypeVar("H_co", covariant=True)
+E_co = TypeVar("E_co", covariant=True, bound=HasEvent)
+
+
+class ReadForm(Protocol[H_co, E_co]):
+    """How lines are read; both raise ValueError, of which msgspec.DecodeError is one."""
+
+    def read_header(self, line: bytes) -> H_co: ...
+
+    def read(self, line: bytes) -> E_co | Trailer: ...
+
+
+class Form(ReadForm[Header, Entry], Protocol):
+    """How an export's lines are written, and read."""
 
     name: str
 
@@ -19,10 +39,6 @@ class Form(Protocol):
     def entry(self, entry: Entry) -> bytes: ...
 
     def trailer(self, trailer: Trailer) -> bytes: ...
-
-    def read_header(self, line: bytes) -> Header: ...
-
-    def read(self, line: bytes) -> Entry | Trailer: ...
 
 
 class _Kind(msgspec.Struct):
@@ -46,5 +62,5 @@ def form_named(name: str, source: str) -> Form:
 
 
 def form_of(first_line: bytes) -> Form:
-    """The form that a file's first line has. Raises msgspec.DecodeError where that is no JSON object."""
+    """The form that a file's first line has. Raises ValueError where that is no JSON object."""
     return form_named("cloudevents" if _read_kind(first_line).specversion is not None else "jsonl", "")

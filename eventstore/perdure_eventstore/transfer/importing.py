@@ -20,8 +20,9 @@ from perdure_eventstore import arrays
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import Raced, domain_error
 from perdure_eventstore.events import RecordedEvent
-from perdure_eventstore.transfer.entry import TransferRefused, microseconds
-from perdure_eventstore.transfer.lines import Line, Lines
+from perdure_eventstore.transfer.entry import Entry, TransferRefused, microseconds
+from perdure_eventstore.transfer.frame import Header
+from perdure_eventstore.transfer.lines import Line, Lines, export_lines
 
 MAX_EVENTS: Final = 1_000
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -68,7 +69,7 @@ async def import_file(
 
     ``progress`` is told how many events went in. Raises TransferRefused, and then nothing is imported; LogError.
     """
-    lines = Lines(file)
+    lines = export_lines(file)
     async with raw_connection(engine) as connection:
         importer = _Importer(connection, companion)
         try:
@@ -99,16 +100,16 @@ async def _import_batches(importer: "_Importer", batches: "_Batches", progress: 
 class _Batch(NamedTuple):
     """Lines, and what they are in the statement."""
 
-    lines: Sequence[Line]
+    lines: Sequence[Line[Entry]]
     parameters: Sequence[Any]
 
 
 class _Batches:
     """What goes in one statement."""
 
-    def __init__(self, lines: Lines, companion: Companion) -> None:
+    def __init__(self, lines: Lines[Header, Entry], companion: Companion) -> None:
         self._lines, self._companion = iter(lines), companion
-        self._left: Line | None = None
+        self._left: Line[Entry] | None = None
 
     def next(self) -> _Batch | None:
         """The next; None at the end. Raises TransferRefused."""
@@ -121,7 +122,7 @@ class _Batches:
         except TransferRefused as error:
             raise TransferRefused(error.reason, taken[(error.line or 1) - 1].number) from error
 
-    def _take(self) -> Iterator[Line]:
+    def _take(self) -> Iterator[Line[Entry]]:
         count = size = 0
         while (line := self._left or next(self._lines, None)) is not None:
             payload = line.entry.event.payload
@@ -160,7 +161,7 @@ class _Importer:
                 self.first = position
 
 
-def _refusal(error: psycopg.Error, batch: Sequence[Line]) -> Exception:
+def _refusal(error: psycopg.Error, batch: Sequence[Line[Entry]]) -> Exception:
     message, place = error.diag.message_primary or str(error), error.diag.message_detail
     if error.sqlstate == "PD010" and place is not None:
         return TransferRefused(message, batch[int(place) - 1].number)

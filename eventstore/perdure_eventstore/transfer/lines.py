@@ -1,44 +1,46 @@
 """An export, read line by line: what is no whole export of Perdure's is refused, with the number of the line."""
 
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
-
-import msgspec
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from perdure_eventstore.transfer.entry import Entry, TransferRefused
-from perdure_eventstore.transfer.form import Form, form_of
+from perdure_eventstore.transfer.form import HasEvent, ReadForm, form_of
 from perdure_eventstore.transfer.frame import LONGEST_LINE, Header, Tally, Trailer
 
+H = TypeVar("H")
+E = TypeVar("E", bound=HasEvent)
 
-class Line(NamedTuple):
+
+class Line(NamedTuple, Generic[E]):
     """An event and the number of its line, from 1."""
 
     number: int
-    entry: Entry
+    entry: E
 
 
-class Lines:
+class Lines(Generic[H, E]):
     """The lines of ``file``. Iterating ends once the trailer was read and is right; all raise TransferRefused."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, form: Callable[[bytes], ReadForm[H, E]], what: str) -> None:
+        """``form`` tells by the first line how the others are read; ``what`` they are, for people."""
         self._file, self._number = file, 0
         self._tally = Tally()
-        self.header = self._header()
+        self.header = self._header(form, what)
 
     @property
     def tally(self) -> Tally:
         """What went by so far."""
         return self._tally
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[Line[E]]:
         while True:
             line = self._next()
             if line is None:
                 raise TransferRefused("the file ends here, and has no trailer: it was cut", self._number + 1)
             try:
                 found = self._form.read(line)
-            except (ValueError, msgspec.DecodeError) as error:
+            except ValueError as error:
                 raise TransferRefused(_why(line, error), self._number) from error
             if isinstance(found, Trailer):
                 self._check(found)
@@ -46,19 +48,19 @@ class Lines:
             self._take(line, found)
             yield Line(self._number, found)
 
-    def _header(self) -> Header:
+    def _header(self, form: Callable[[bytes], ReadForm[H, E]], what: str) -> H:
         line = self._next()
         if line is None:
             raise TransferRefused("the file is empty", 1)
         try:
-            self._form: Form = form_of(line)
+            self._form = form(line)
             header = self._form.read_header(line)
-        except (ValueError, msgspec.DecodeError) as error:
-            raise TransferRefused(f"no export of Perdure's: {error}", 1) from error
+        except ValueError as error:
+            raise TransferRefused(f"no {what} of Perdure's: {error}", 1) from error
         self._tally.take(line)
         return header
 
-    def _take(self, line: bytes, entry: Entry) -> None:
+    def _take(self, line: bytes, entry: E) -> None:
         position, tally = entry.event.position, self._tally
         if position <= tally.position:
             raise TransferRefused(
@@ -95,6 +97,11 @@ class Lines:
             what = "longer than any event's" if len(line) == LONGEST_LINE else "cut short: the file was cut"
             raise TransferRefused(f"the line is {what}", self._number)
         return line
+
+
+def export_lines(file: BinaryIO) -> Lines[Header, Entry]:
+    """The lines of an export, in whichever form. Raises TransferRefused."""
+    return Lines(file, form_of, "export")
 
 
 def _why(line: bytes, error: Exception) -> str:

@@ -57,7 +57,7 @@ class JsonLines:
 
     def header(self, header: Header) -> bytes:
         """The first line."""
-        return _frame("export", header)
+        return frame_line("export", header)
 
     def entry(self, entry: Entry) -> bytes:
         """An event's line."""
@@ -65,17 +65,17 @@ class JsonLines:
 
     def trailer(self, trailer: Trailer) -> bytes:
         """The last line."""
-        return _frame("end", trailer)
+        return frame_line("end", trailer)
 
     def read_header(self, line: bytes) -> Header:
-        """The header. Raises ValueError, msgspec.DecodeError for anything else."""
+        """The header. Raises ValueError for anything else."""
         if not line.startswith(b'{"perdure":"export"'):
             raise ValueError("this is not the beginning of an export")
         check_format(_read_format(line).format)
         return _read_header(line)
 
     def read(self, line: bytes) -> Entry | Trailer:
-        """A line after the first. Raises ValueError, msgspec.DecodeError."""
+        """A line after the first. Raises ValueError."""
         if line.startswith(b'{"perdure":'):
             return _read_trailer(line)
         return entry_of(_read_record(line))
@@ -131,7 +131,8 @@ def entry_of(record: Record) -> Entry:
     return Entry(event, _bytes(record.previous, 32))
 
 
-def _frame(kind: str, struct: Any) -> bytes:
+def frame_line(kind: str, struct: Any) -> bytes:
+    """The line of a header or a trailer."""
     # msgspec leaves out what is at its default; the word by which the line is known must stand first.
     return b'{"perdure":"' + kind.encode() + b'",' + _encode(struct)[1:] + b"\n"
 
