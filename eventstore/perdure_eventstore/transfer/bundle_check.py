@@ -109,6 +109,7 @@ def _fault(proven: ProvenEntry, run: UUID, head: Head, claim: _Claim) -> str | N
 
 def _public_key(name: str) -> Ed25519PublicKey:
     try:
-        return Ed25519PublicKey.from_public_bytes(b64decode(name.rpartition("+")[2], validate=True)[1:])
+        _log, _id, key = name.split("+", 2)
+        return Ed25519PublicKey.from_public_bytes(b64decode(key, validate=True)[1:])
     except ValueError as error:
         raise ValueError(f"{name!r} is no key: {error}") from error
