@@ -111,7 +111,7 @@ class App:
         """Connect, and execute runs until the block ends; then stop cleanly.
 
         ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError,
-        VaultError.
+        VaultError, KeyRefused.
         """
         async with AsyncExitStack() as stack:
             if self._client is None:
@@ -122,6 +122,9 @@ class App:
             node = Node(client.engine, self.types, self._node_settings(), feed, client.vault)
             background = await stack.enter_async_context(Background())
             background.spawn(endlessly(DefinitionWatch(client.registry, client.reader, feed).run))
+            heads = self.settings.heads
+            keeper = heads.keeper(client.engine, self.schema)
+            background.spawn(endlessly(lambda: keeper.run(feed, heads.every)))
             if views:
                 background.spawn(endlessly(ProjectionRunner(client.engine, feed, self.schema, BUILTIN).run))
             async with node.running():

@@ -70,6 +70,8 @@ uuids = _Fixed(2950, 2951, 16)
 integers = _Integers(23, 1007, 4, "i")
 smallints = _Integers(21, 1005, 2, "h")
 bigints = _Integers(20, 1016, 8, "q")
+timestamps = _Integers(1184, 1185, 8, "q")
+"""Of timestamptz: µs since 2000."""
 texts = _Variable(25, 1009)
 byteas = _Variable(17, 1001)
 

@@ -19,6 +19,7 @@ app.add_typer(keys, name="keys")
 
 Exit = Coroutine[Any, Any, int]
 _HOW = "JSON, @FILE, or - for standard input."
+_PLACE = "A time such as 2026-01-31T12:00:00Z, or a position such as p5000."
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Definitions, in JSON or YAML.")]
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="A workflow_id.")]
@@ -190,11 +191,77 @@ def erase(
 
 
 @verb(app)
-def verify(common: Common) -> Exit:
+def verify(
+    common: Common,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="FILE", help="Check a bundle instead, with no database.")
+    ] = None,
+    public_key: Annotated[
+        str | None, typer.Option("--public-key", metavar="FILE", help="The key its head must be signed with.")
+    ] = None,
+) -> Exit | int:
     """Check that no event of the log was changed: every hash, every chain."""
+    if bundle is not None or public_key is not None:
+        from perdure.cli.bundle import check_file
+
+        return check_file(common, bundle, public_key)
     from perdure.cli.verify import check_log
 
     return check_log(common)
+
+
+@verb(app)
+def export(
+    common: Common,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN…]", help="Runs, or nothing with --all.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help=_PLACE)] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help=_PLACE)] = None,
+    form: Annotated[str, typer.Option("--format", help="jsonl or cloudevents.")] = "jsonl",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .gz is compressed.")] = "-",
+    definitions: Annotated[
+        bool, typer.Option(help="With the runs also their definitions, without which they cannot go on elsewhere.")
+    ] = True,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="FILE", help="One run, with the proof that it is in the log.")
+    ] = None,
+) -> Exit:
+    """Write runs, a part of the log or all of it to a file, loss-free."""
+    if bundle is not None:
+        from perdure.cli.bundle import bundle_run
+
+        return bundle_run(common, runs or [], bundle)
+    from perdure.cli.export import Wanted, export_events
+
+    return export_events(common, Wanted(tuple(runs or ()), all_, since, until, definitions), form, output)
+
+
+@verb(app, "import")
+def import_(
+    common: Common, file: Annotated[str, typer.Argument(metavar="FILE", help="An export, or - for standard input.")]
+) -> Exit:
+    """Take in what was exported from a log: all of the file or nothing. What is there already is passed over."""
+    from perdure.cli.importing import import_events
+
+    return import_events(common, file)
+
+
+@verb(app)
+def sign(common: Common) -> Exit:
+    """Sign a head of the log as it is now, publish and print it. PERDURE_HEADS_KEY names the key."""
+    from perdure.cli.sign import sign_head
+
+    return sign_head(common)
+
+
+@verb(app)
+def keygen(
+    common: Common, file: Annotated[str, typer.Argument(metavar="FILE", help="Where the private key will be.")]
+) -> int:
+    """Make the key that heads are signed with: FILE, and FILE.pub for those who check."""
+    from perdure.cli.keygen import make_key
+
+    return make_key(common, file)
 
 
 @verb(app)

@@ -17,9 +17,15 @@ from perdure_engine.registry import UnknownWorkflow
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
+from perdure_eventstore.outlets import PublishingFailed
+from perdure_eventstore.signing import KeyRefused
+from perdure_eventstore.transfer.entry import TransferRefused
+from perdure_eventstore.tree import TreeFault
 from perdure_eventstore.vault.errors import VaultError
 
-_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, VaultError, ErasureRefused)
+_WRONG_USE = (
+    SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused, VaultError, ErasureRefused
+)  # fmt: skip
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 
 
@@ -52,6 +58,8 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
+    if isinstance(error, TreeFault | PublishingFailed | TransferRefused):
+        return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"
     if isinstance(error, LogError | EmbeddedPostgresError):
