@@ -193,21 +193,26 @@ def erase(
 @verb(app)
 def verify(
     common: Common,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The chain of one run only.")] = None,
+    heads: Annotated[str | None, typer.Option("--heads", metavar="FILE", help="Heads as they were published.")] = None,
+    public_key: Annotated[
+        list[str] | None, typer.Option("--public-key", metavar="FILE", help="Who may have signed; may be repeated.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="FILE", help="Keep the place in FILE, and go on from there.")
+    ] = None,
     bundle: Annotated[
         str | None, typer.Option("--bundle", metavar="FILE", help="Check a bundle instead, with no database.")
     ] = None,
-    public_key: Annotated[
-        str | None, typer.Option("--public-key", metavar="FILE", help="The key its head must be signed with.")
-    ] = None,
 ) -> Exit | int:
-    """Check that no event of the log was changed: every hash, every chain."""
-    if bundle is not None or public_key is not None:
+    """Check that no event of the log was changed, moved or removed: chains, payloads, tree and heads."""
+    if bundle is not None:
         from perdure.cli.bundle import check_file
 
-        return check_file(common, bundle, public_key)
+        return check_file(common, bundle, public_key[0] if public_key else None)
     from perdure.cli.verify import check_log
 
-    return check_log(common)
+    return check_log(common, run, heads, public_key or [], resume)
 
 
 @verb(app)
