@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -13,6 +15,7 @@ from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_id, as_json
 from perdure.encryption import opened_vault, refuse_without_key
 from perdure.errors import NotConnected
+from perdure.retention import archive
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
 from perdure_engine.background import Background, endlessly
@@ -25,6 +28,7 @@ from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
+from perdure_eventstore.archive.moving import Moved
 from perdure_eventstore.door import Json
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.keeper import Erased
@@ -204,13 +208,23 @@ class App:
         """
         return await self.client.start(workflow_id, as_json({} if input is None else input), event, key, run_id)
 
-    async def erase(self, run_id: UUID, *, reason: str = "", actor: str = "") -> Erased:
+    async def erase(self, run_id: UUID, *, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
         """Take what an ended run (or a published event, by its id) was given and gave out of the log, for ever.
 
         Its key is destroyed, if it has one, and its payloads are removed; the events stay, and the chain goes on.
-        ``reason`` and ``actor`` are recorded. Broken off, call it again. Raises UnknownRun, ErasureRefused, LogError.
+        ``reason`` and ``actor`` are recorded. One that was archived is erased in its file, which is ``archive`` if it
+        was moved since. Broken off, call it again. Raises UnknownRun, ErasureRefused, LogError.
         """
-        return await self.client.erase(run_id, reason, actor)
+        return await self.client.erase(run_id, reason, actor, archive)
+
+    async def archive(
+        self, folder: Path, older_than: timedelta, *, workflow: str | None = None, limit: int | None = None
+    ) -> list[Moved]:
+        """Move ended runs and routed events that nothing has happened to for ``older_than`` to files in ``folder``.
+
+        ``workflow``: its runs alone; ``limit``: so many at most. Raises ArchiveRefused, LogError, OSError.
+        """
+        return await archive(self.client, folder, older_than, workflow=workflow, limit=limit)
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""

@@ -1,6 +1,7 @@
 """What a program asks of Perdure: publish, start, register, wait. Works with or without a node in this process."""
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -125,11 +126,11 @@ class Client:
             ) from error
         return Run(self, state.run_id)
 
-    async def erase(self, stream: UUID, reason: str, actor: str) -> Erased:
+    async def erase(self, stream: UUID, reason: str, actor: str, archive: Path | None = None) -> Erased:
         """See App.erase."""
         as_id("run_id", stream)
         keeper = Keeper(self._session, self.schema, self.vault)
-        erased = await Erasure(self._session, keeper, self.schema).erase(stream, reason, actor)
+        erased = await Erasure(self._session, keeper, self.schema).erase(stream, reason, actor, archive)
         if self.node and self.node.tenure:
             self.node.tenure.endings.drop(stream)
         return erased

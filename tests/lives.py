@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ import perdure
 import perdure_engine.exactly_once as exactly_once
 import perdure_eventstore.append as append
 from perdure_eventstore import keeper
+from perdure_eventstore.archive import moving
 
 
 def application(url: str, notes: str, **settings: Any) -> perdure.App:
@@ -80,3 +82,10 @@ async def eraser(url: str, run: str, batch: int) -> None:
     with patch.object(keeper, "_BATCH", batch):
         async with application(url, os.devnull) as app:
             await app.erase(UUID(run), reason="asked to")
+
+
+async def archiver(url: str, folder: str, streams: int) -> None:
+    """Archive whatever is over, a few streams a transaction."""
+    with patch.object(moving, "STREAMS", streams):
+        async with application(url, os.devnull) as app:
+            await app.archive(Path(folder), timedelta(0))

@@ -1,10 +1,12 @@
 """Erasing what users gave to a run, or published: which may be, and why another may not."""
 
+from pathlib import Path
 from uuid import UUID
 
-from perdure_engine.history import RunArchived, UnknownRun
+from perdure_engine.history import UnknownRun
 from perdure_engine.run import events as e
-from perdure_eventstore.keeper import ARCHIVED, Erased, Keeper
+from perdure_eventstore.archive.files import erase_in
+from perdure_eventstore.keeper import ARCHIVED, ERASED, Erased, Keeper
 from perdure_eventstore.session import Session
 
 _ENDED = [kind.__name__ for kind in e.RUN_ENDED]
@@ -28,18 +30,21 @@ class Erasure:
             (select min(i.run::text) from "{schema}".inbox i where i.event = s.stream),
             (select file from "{schema}".archived a where a.stream = s.stream)
             from (select %s::uuid as stream) s"""
+        self._said = f"""select exists (
+            select from "{schema}".events where stream = %s and type = '{ERASED}' and version > 1)"""
 
-    async def erase(self, stream: UUID, reason: str = "", actor: str = "") -> Erased:
+    async def erase(self, stream: UUID, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
         """Erase the payloads of a run or a published event. Again is no-op, and completes one that was broken off.
 
-        Raises UnknownRun, ErasureRefused, LogError, VaultError.
+        Of one that was archived the payloads are taken out of its file, which is ``archive`` if it was moved since.
+        Raises UnknownRun, ErasureRefused, LogError, VaultError, TransferRefused, OSError.
         """
         rows = await self._session.fetch(self._look, (stream,))
         first, ended, routed, reader, file = rows[0]
         if first is None:
             raise UnknownRun(stream, f"there is no run or published event {stream}")
         if first == ARCHIVED:
-            raise RunArchived(stream, file)
+            return await self._erase_archived(stream, archive or Path(file), reason, actor)
         if first == "RunStarted" and not ended:
             raise ErasureRefused(f"run {stream} is open and needs its inputs: cancel it first, or let it end")
         if first == "EventPublished" and not routed:
@@ -49,3 +54,14 @@ class Erasure:
         if first not in ("RunStarted", "EventPublished"):
             raise ErasureRefused(f"{stream} is neither a run nor a published event: only their payloads are erased")
         return await self._keeper.erase(stream, reason, actor)
+
+    async def _erase_archived(self, stream: UUID, file: Path, reason: str, actor: str) -> Erased:
+        await self._keeper.destroy_key(stream)
+        if not file.is_file():
+            raise ErasureRefused(f"{stream} was archived, and its file {file} is not there: say where it is now")
+        # The file first: broken off between the two, the repeat finds nothing in the file and says so in the log.
+        payloads = erase_in(file, stream)
+        (said,) = await self._session.fetch(self._said, (stream,))
+        if payloads or not said[0]:
+            await self._keeper.record_archived_erasure(stream, payloads, reason, actor)
+        return Erased(stream, payloads)

@@ -10,7 +10,7 @@ from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
 from perdure_eventstore.events import NO_STREAM, Head
-from perdure_eventstore.keeper import KEEPING
+from perdure_eventstore.keeper import ARCHIVED, ERASED, KEEPING
 from perdure_eventstore.read import Reader
 
 
@@ -21,6 +21,8 @@ class Loaded(NamedTuple):
     head: Head
     erased: bool = False
     """Its payloads were erased, and read as null."""
+    archived: str | None = None
+    """The name of the file that its events were moved to."""
 
 
 class UnknownRun(LookupError):
@@ -41,12 +43,13 @@ class RunArchived(UnknownRun):
 
 async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
     """Fold the run's stream. Raises UnknownRun, RunArchived."""
-    state, head, erased = None, NO_STREAM, False
+    state, head, erased, archived = None, NO_STREAM, False, b""
     async for recorded in reader.stream(run):
         if recorded.type in KEEPING:
             if state is None:
-                raise RunArchived(run, msgspec.json.decode(recorded.data)["file"])
-            head, erased = recorded.head, True
+                raise RunArchived(run, _file(recorded.data))
+            head, erased = recorded.head, erased or recorded.type == ERASED
+            archived = recorded.data if recorded.type == ARCHIVED else archived
             continue
         if recorded.type == "EventPublished" or recorded.type.startswith("Definition"):
             break
@@ -58,7 +61,7 @@ async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
         state, head = evolve(state, event), recorded.head
     if state is None:
         raise UnknownRun(run)
-    return Loaded(state, head, erased)
+    return Loaded(state, head, erased, _file(archived) if archived else None)
 
 
 async def fold_tail(reader: Reader, registry: Registry, run: UUID, state: RunState, head: Head) -> Loaded:
@@ -70,3 +73,7 @@ async def fold_tail(reader: Reader, registry: Registry, run: UUID, state: RunSta
             state = evolve(state, decode(recorded))
         head = recorded.head
     return Loaded(state, head)
+
+
+def _file(data: bytes) -> str:
+    return str(msgspec.json.decode(data)["file"])

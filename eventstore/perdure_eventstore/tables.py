@@ -1,7 +1,6 @@
 """The log's tables, as SQLAlchemy Core knows them. The migrations create them; a test holds the two equal."""
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     CheckConstraint,
     Column,
@@ -18,7 +17,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import INT8RANGE, JSON
 
 metadata = MetaData(schema="perdure")
 
@@ -83,12 +82,18 @@ archived = Table(
     "archived",
     metadata,
     Column("stream", Uuid, primary_key=True),
-    Column("versions", Integer, nullable=False),
+    Column("versions", Integer, nullable=False, comment="How many events; head is the hash of the last of them."),
     Column("head", LargeBinary, nullable=False),
-    Column("positions", ARRAY(BigInteger), nullable=False),
+    Column(
+        "positions",
+        INT8RANGE,
+        nullable=False,
+        comment="From its first event to its last one; other streams lie between.",
+    ),
     Column("file", Text, nullable=False),
     Column("archived_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
-    comment="Streams whose events were moved to a file: how many, with the last one's hash, and their positions.",
+    Index("archived_positions", "positions", postgresql_using="gist"),
+    comment="Streams whose events were moved to a file; what is believed is the event that says so.",
 )
 
 identity = Table(

@@ -27,6 +27,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beg
 Data = Annotated[str, typer.Option("--data", metavar="JSON", help=f"The event's payload: {_HOW}")]
 Key = Annotated[str | None, typer.Option("--key", help="Which run of the workflow it is for: one open run a key.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", help="How long to wait: seconds, or 90s, 15m, 2h.")]
+Archive = Annotated[str | None, typer.Option("--archive", metavar="FILE", help="Where an archived run's file is now.")]
 AllowUnknown = Annotated[
     bool, typer.Option("--allow-unknown-types", help="Take task types that no node has a handler for yet.")
 ]
@@ -162,19 +163,19 @@ def runs(
 
 
 @verb(app)
-def show(common: Common, run: RunName) -> Exit:
+def show(common: Common, run: RunName, archive: Archive = None) -> Exit:
     """Show a run: its tasks, its result."""
     from perdure.cli.show import show_run
 
-    return show_run(common, run)
+    return show_run(common, run, archive)
 
 
 @verb(app)
-def history(common: Common, run: RunName) -> Exit:
+def history(common: Common, run: RunName, archive: Archive = None) -> Exit:
     """Show every event of a run."""
     from perdure.cli.history import print_history
 
-    return print_history(common, run)
+    return print_history(common, run, archive)
 
 
 @verb(app)
@@ -183,11 +184,26 @@ def erase(
     run: RunName,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
     actor: Annotated[str, typer.Option("--actor", help="Who asked for it; it is recorded.")] = "",
+    archive: Archive = None,
 ) -> Exit:
     """Take what an ended run, or a published event, was given and gave out of the log, for ever."""
     from perdure.cli.erase import erase_run
 
-    return erase_run(common, run, reason, actor)
+    return erase_run(common, run, reason, actor, archive)
+
+
+@verb(app)
+def archive(
+    common: Common,
+    older_than: Annotated[str, typer.Option("--older-than", metavar="TIME", help="Since they ended: 90d, 12h.")],
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="Where the files go.")],
+    workflow: Annotated[str | None, typer.Option("--workflow", help="Runs of one workflow only.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+) -> Exit:
+    """Move ended runs, and published events that were routed, out of the log and into files."""
+    from perdure.cli.archive import archive_old
+
+    return archive_old(common, older_than, to, workflow, limit)
 
 
 @verb(app)

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from perdure.cli import exits
+from perdure.cli.archive import load_archived
 from perdure.cli.looking import looking
 from perdure.cli.output import emit, people, raw, utc
 from perdure.cli.place import find_app
@@ -15,16 +16,16 @@ from perdure.cli.run_names import find_run
 from perdure.cli.verb import Common
 from perdure.cli.words import ago, between, local, shortened, status
 from perdure.client import Client
-from perdure_engine.history import Loaded, UnknownRun, load_run
+from perdure_engine.history import Loaded, UnknownRun
 from perdure_engine.run.state import RunState
 from perdure_eventstore.door import Json
 from perdure_projections.queries import RunRow, TaskRow, get_run, get_tasks
 
 
-async def show_run(common: Common, name: str) -> int:
+async def show_run(common: Common, name: str, archive: str | None = None) -> int:
     """The verb."""
     async with looking(find_app(common)) as client:
-        await print_run(common, client, await find_run(client, name))
+        await print_run(common, client, await find_run(client, name), archive)
     return exits.DONE
 
 
@@ -35,13 +36,13 @@ def exit_status(run_status: str) -> int:
     return exits.STILL_OPEN if run_status in ("open", "stopping") else exits.FAILED
 
 
-async def print_run(common: Common, client: Client, run: UUID) -> str:
+async def print_run(common: Common, client: Client, run: UUID, archive: str | None = None) -> str:
     """Print a run out of views that are up to date, and return its status. Raises UnknownRun."""
     row = await get_run(client.engine, client.schema, run)
     if row is None:
         raise UnknownRun(run)
     tasks = await get_tasks(client.engine, client.schema, run)
-    loaded = await load_run(client.reader, client.registry, run)
+    loaded = await load_archived(client, run, archive)
     if common.json:
         emit(_as_json(row, tasks, loaded))
     else:
@@ -64,6 +65,7 @@ def _as_json(row: RunRow, tasks: list[TaskRow], loaded: Loaded) -> dict[str, Any
         "input": raw(state.input.text),
         "result": raw(state.result().text) if has_result else None,
         "erased": loaded.erased,
+        "archived": loaded.archived,
         "error": _run_error(row, state),
         "tasks": [
             {
@@ -131,6 +133,8 @@ def _print(console: Console, row: RunRow, tasks: list[TaskRow], loaded: Loaded) 
     for task_id in _waiting(state, tasks) if row.ended_at is None else ():
         table.add_row(task_id, state.definition.tasks[task_id].type, status("waiting"), "", "", "")
     console.print(table)
+    if loaded.archived:
+        console.print(f"[dim]archived in {escape(loaded.archived)}[/]", soft_wrap=True)
     if loaded.erased:
         console.print("its payloads were erased")
     elif row.status == "completed":

@@ -257,7 +257,7 @@ async def test_even_with_the_keepers_mark_nothing_but_a_payload_can_go(database_
         await app.register(WORKFLOW)
         await ended(app, MARK)
     forge = b"insert into perdure.keeper values (pg_current_xact_id()::text::bigint)"
-    archive = b"insert into perdure.archived values (gen_random_uuid(), 1, '', '{}', '', now())"
+    archive = b"insert into perdure.archived values (gen_random_uuid(), 1, '', 'empty', '', now())"
     everything = b"select array_agg(e order by position)::text from perdure.events e"
     with psycopg.connect(database_url, autocommit=True) as connection:
         before = connection.execute(everything).fetchone()
@@ -296,7 +296,10 @@ async def test_only_the_owner_may_call_the_keeper(database_url: str) -> None:
             connection.execute(f"set role {role}".encode())
             for statement, sentence in (
                 ("select perdure.erase_payloads(gen_random_uuid(), 1, '', '')", "permission denied for function"),
-                ("select perdure.record_keeping(gen_random_uuid(), 'X', '{}')", "permission denied for function"),
+                (
+                    "select perdure.record_keeping(gen_random_uuid(), 1, '', 'X', '{}')",
+                    "permission denied for function",
+                ),
                 ("insert into perdure.keeper values (1)", "permission denied for table"),
                 ("update perdure.events set payload = null", "the log is append-only"),
             ):

@@ -20,7 +20,7 @@ from perdure_eventstore.transfer.form import form_of
 from perdure_eventstore.transfer.frame import Selection, Tally
 from perdure_eventstore.transfer.importing import Imported
 from perdure_eventstore.transfer.lines import export_lines
-from perdure_eventstore.verify import Progress, verify
+from perdure_eventstore.verify import verify
 
 pytestmark = pytest.mark.every_postgres
 
