@@ -69,6 +69,9 @@ class BreakingProxy:
         return await asyncio.open_connection(self._host, self._port)
 
     async def close(self) -> None:
+        if self._tasks:
+            # Both ends are closed by now, as a rule: a connection that is being taken down is let go in peace.
+            await asyncio.wait(self._tasks, timeout=1.0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

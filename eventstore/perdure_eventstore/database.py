@@ -7,13 +7,11 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.types.string import ByteaBinaryLoader
-from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from perdure_eventstore import arrays
 from perdure_eventstore.errors import LogError, LogUnavailable, domain_error
 
 _BOUNDS = """select set_config('lock_timeout', '10s', false),
@@ -26,7 +24,7 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
     parsed = make_url(url)
     if parsed.get_backend_name() != "postgresql":
         raise ValueError(f"{parsed.render_as_string()} is not a Postgres: give a URL that starts with postgresql://")
-    engine = create_async_engine(
+    return create_async_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=10,
@@ -34,12 +32,6 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
         hide_parameters=True,
         connect_args={"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure"},
     )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        arrays.register(connection.driver_connection)
-
-    return engine
 
 
 @asynccontextmanager

@@ -10,11 +10,14 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
-from perdure_eventstore.append import Append, Appended, Batch, Statement, send
+from perdure_eventstore.append import Appended, Batch, Entry, Statement, Together, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import AppendRefused, Conflict, LogError, LogUnavailable, Raced, domain_error
 from perdure_eventstore.events import Head
 from perdure_eventstore.session import Session
+
+Answer = Appended | list[Appended] | LogError
+"""What an append is told; for several together, where each landed."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,20 +39,21 @@ class Lane:
             "order by version"
         )
 
-    async def commit(self, appends: Sequence[Append]) -> list[Appended | LogError]:
-        """Append in one statement; each append's answer. A bad append alone suffers for itself."""
-        if len({append.stream for append in appends}) < len(appends):
+    async def commit(self, entries: Sequence[Entry]) -> list[Answer]:
+        """Append in one statement; each entry's answer. A bad one alone suffers for itself."""
+        batch = Batch(entries)
+        if len({append.stream for append in batch.appends}) < len(batch.appends):
             # Two that want the same place in a stream would race each other in one statement, again and again.
-            return [answer for append in appends for answer in await self.commit([append])]
+            return [answer for entry in entries for answer in await self.commit([entry])]
         try:
-            return await self._send(Batch(appends))
+            return _by_entry(batch, await self._send(batch))
         except AppendRefused as error:
-            if len(appends) == 1:
+            if len(entries) == 1:
                 return [error]
             # The statement does not say which of them is bad.
-            return [answer for append in appends for answer in await self.commit([append])]
+            return [answer for entry in entries for answer in await self.commit([entry])]
         except LogError as error:
-            return [error] * len(appends)
+            return [error] * len(entries)
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -92,7 +96,10 @@ class Lane:
     async def _loser(
         self, connection: AsyncConnection[Any], batch: Batch, index: int, may_be_ours: bool
     ) -> Appended | LogError:
-        """What to tell an append that came too late: after a broken connection it may have met itself."""
+        """What to tell an append that came too late: after a broken connection it may have met itself.
+
+        Of those that were left out together, only who lost is told so here; ``_by_entry`` tells the others.
+        """
         append = batch.appends[index]
         if may_be_ours:
             version = append.expected.version + 1
@@ -105,3 +112,24 @@ class Lane:
                 mine = rows[: len(append.events)]
                 return Appended(Head(mine[-1][1], mine[-1][2]), [position for position, *_ in mine])
         return Conflict(append.stream, append.expected.version)
+
+
+def _by_entry(batch: Batch, answers: Sequence[Appended | LogError]) -> list[Answer]:
+    """The answers to appends as answers to entries: of several together, the loser's is that of all."""
+    if len(batch.entries) == len(answers):
+        return [*answers]
+    found: list[Answer] = []
+    n = 0
+    for entry in batch.entries:
+        if not isinstance(entry, Together):
+            found.append(answers[n])
+            n += 1
+            continue
+        company = range(n, n + len(entry.appends))
+        n = company.stop
+        errors = {i: answer for i in company if isinstance(answer := answers[i], LogError)}
+        if errors:
+            found.append(errors[min(errors, key=lambda i: i not in batch.losers)])
+        else:
+            found.append([answer for i in company if isinstance(answer := answers[i], Appended)])
+    return found

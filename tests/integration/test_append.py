@@ -11,7 +11,7 @@ from logs import event, more, new_stream, opened, read_stream, rows, until
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_eventstore.append import Append, Appended, Batch, Statement, read_clock, send
+from perdure_eventstore.append import Append, Appended, Batch, Statement, Together, read_clock, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Raced
@@ -109,6 +109,33 @@ async def test_the_large_payload_of_a_loser_is_left_out_too(
     await append(connection, taken)
     await append(connection, new_stream(2, payload=b"x" * 100_000, stream=taken.stream))
     assert rows(database_url, "select count(*) from perdure.payloads") == [(0,)]
+
+
+async def test_of_several_together_all_are_recorded_or_none(
+    engine: AsyncEngine, connection: AsyncConnection[Any]
+) -> None:
+    taken = new_stream()
+    head = (await append_one(connection, taken)).head
+    won, alone = Together((new_stream(2), more(taken.stream, head))), new_stream()
+    late = Together((new_stream(payload=b"x" * 10_000), new_stream(stream=taken.stream), new_stream()))
+    batch = Batch([late, alone, won])
+    answers = await send(connection, Statement(), batch, Clock())
+    assert [answer is not None for answer in answers] == [False, False, False, True, True, True]
+    assert batch.losers == {1}
+    for one in late.appends[::2]:
+        assert await read_stream(engine, one.stream) == []
+    for one, answer in zip((alone, *won.appends), answers[3:], strict=True):
+        assert answer is not None
+        assert [each.position for each in await read_stream(engine, one.stream)][-len(one.events) :] == list(
+            answer.positions
+        )
+    assert len(await read_stream(engine, taken.stream)) == 2
+
+
+def test_two_of_a_group_are_not_for_one_stream() -> None:
+    stream = uuid4()
+    with pytest.raises(ValueError, match="same stream"):
+        Together((new_stream(stream=stream), new_stream(stream=stream)))
 
 
 async def test_a_race_left_after_the_probe_is_raised_and_nothing_is_written(
