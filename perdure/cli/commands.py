@@ -183,8 +183,14 @@ def verify(common: Common) -> Exit:
 
 
 @verb(app)
-def migrate(common: Common) -> Exit:
+def migrate(
+    common: Common,
+    grant: Annotated[
+        str | None,
+        typer.Option("--grant", metavar="ROLE", help="Let this role run nodes and clients, and do nothing else."),
+    ] = None,
+) -> Exit:
     """Bring the database to this version of Perdure."""
     from perdure.cli.migrate import migrate_database
 
-    return migrate_database(common)
+    return migrate_database(common, grant)

@@ -5,10 +5,12 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import uuid4
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.collector import spare_collector
 from perdure.database import opened
@@ -48,23 +50,41 @@ async def many_callers(appender: Appender, callers: int, seconds: float) -> floa
     return sum(counts) / (time.perf_counter() - begun)
 
 
+async def fill(appender: Appender, events: int) -> None:
+    """Append ``events`` events, a thousand a stream."""
+    for first in range(0, events, 8_000):
+        sizes = [min(1_000, events - start) for start in range(first, min(first + 8_000, events), 1_000)]
+        await asyncio.gather(*(appender.append(begin(size)) for size in sizes))
+
+
+@asynccontextmanager
+async def appending(engine: AsyncEngine) -> AsyncIterator[Appender]:
+    """An appender at work."""
+    appender = Appender(engine)
+    working = asyncio.create_task(appender.run())
+    try:
+        yield appender
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
 async def main() -> None:
     options = _arguments()
     with database(options.database) as name:
-        async with opened(name, "perdure") as engine:
-            appender = Appender(engine)
-            working = asyncio.create_task(appender.run())
-            try:
-                await one_caller(appender, 10, 0.3)
-                spare_collector()
-                for events in options.batches:
-                    rate = await one_caller(appender, events, options.seconds)
-                    report(options.json, {"callers": 1, "batch": events, "events_per_s": round(rate)})
-                rate = await many_callers(appender, options.callers, options.seconds)
-                report(options.json, {"callers": options.callers, "batch": 1, "events_per_s": round(rate)})
-            finally:
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
+        async with opened(name, "perdure") as engine, appending(engine) as appender:
+            await fill(appender, options.log)
+            await one_caller(appender, 10, 0.3)
+            spare_collector()
+            for events in options.batches:
+                rate = await one_caller(appender, events, options.seconds)
+                _say(options, {"callers": 1, "batch": events, "events_per_s": round(rate)})
+            rate = await many_callers(appender, options.callers, options.seconds)
+            _say(options, {"callers": options.callers, "batch": 1, "events_per_s": round(rate)})
+
+
+def _say(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    report(options.json, {"peer": "perdure append", "log": options.log, **found})
 
 
 @contextmanager
@@ -79,7 +99,6 @@ def database(named: str | None) -> Iterator[str]:
 
 def report(as_json: bool, found: dict[str, Any]) -> None:
     """A line for machines or for people."""
-    found = {"peer": "perdure append", **found}
     print(json.dumps(found) if as_json else "  ".join(f"{name} {value}" for name, value in found.items()), flush=True)
 
 
@@ -87,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench append", description=__doc__)
     parser.add_argument("--database", help="a scratch database by URL; without it, an embedded one that is thrown away")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 10, 100, 1000])
+    parser.add_argument("--log", type=int, default=0, help="events that are in the log before")
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--json", action="store_true", help="JSON Lines")
