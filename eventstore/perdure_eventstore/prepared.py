@@ -5,13 +5,14 @@ a small append: a quarter of the time between two commits.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 from weakref import WeakSet
 
 from psycopg import AsyncConnection, generators
 from psycopg.abc import PQGen
-from psycopg.errors import error_from_result
+from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
@@ -32,14 +33,26 @@ class Prepared:
         """Run it on ``connection``, which is in autocommit or in an open transaction. Raises psycopg.Error."""
         pgconn = connection.pgconn
         async with connection.lock:
-            if not connection.autocommit and pgconn.transaction_status == TransactionStatus.IDLE:
+            if pgconn.transaction_status != TransactionStatus.IDLE:
+                # In somebody's transaction: psycopg deallocates every statement after a rollback, and one that is gone
+                # would end the transaction.
+                pgconn.send_query_params(
+                    self._sql, parameters, param_formats=self._formats, result_format=Format.BINARY
+                )
+                return await _answer(connection)
+            if not connection.autocommit:
                 raise ValueError("this connection would begin a transaction by itself: begin it, or set autocommit")
-            if connection not in self._prepared_on:
-                pgconn.send_prepare(self._name, self._sql)
-                await _answer(connection)
-                self._prepared_on.add(connection)
-            pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
-            return await _answer(connection)
+            if connection in self._prepared_on:
+                with suppress(InvalidSqlStatementName):
+                    return await self._send(connection, parameters)
+            pgconn.send_prepare(self._name, self._sql)
+            await _answer(connection)
+            self._prepared_on.add(connection)
+            return await self._send(connection, parameters)
+
+    async def _send(self, connection: AsyncConnection[Any], parameters: Sequence[bytes | None]) -> PGresult:
+        connection.pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
+        return await _answer(connection)
 
 
 async def _answer(connection: AsyncConnection[Any]) -> PGresult:

@@ -165,6 +165,24 @@ async def test_a_race_left_after_the_probe_is_raised_and_nothing_is_written(
     assert len(await read_stream(engine, stream)) == 1
 
 
+async def test_a_connection_that_rolled_back_appends_again_in_its_transactions_and_between_them(
+    engine: AsyncEngine, connection: AsyncConnection[Any]
+) -> None:
+    statement, clock = Statement(), Clock()
+    kept = [new_stream() for _ in range(4)]
+    await send(connection, statement, Batch([kept[0]]), clock)
+    for one in kept[1:3]:
+        await connection.execute("begin")
+        await send(connection, statement, Batch([new_stream()]), clock)
+        await connection.execute("rollback")
+        await connection.execute("begin")
+        await send(connection, statement, Batch([one]), clock)
+        await connection.execute("commit")
+    await send(connection, statement, Batch([kept[3]]), clock)
+    assert [len(await read_stream(engine, one.stream)) for one in kept] == [1, 1, 1, 1]
+    assert await (await connection.execute("select count(*) from perdure.events")).fetchone() == (4,)
+
+
 async def test_an_id_given_is_the_events_and_others_are_drawn(
     engine: AsyncEngine, connection: AsyncConnection[Any]
 ) -> None:
