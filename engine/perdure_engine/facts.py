@@ -24,6 +24,16 @@ class EventPublished(_Fact, frozen=True, kw_only=True):
     payload: Json = NULL
 
 
+class StartRequested(_Fact, frozen=True, kw_only=True):
+    """Somebody asked in SQL for a run, whose input is the payload. Its stream is computed from ``run``."""
+
+    workflow_id: str
+    run: UUID
+    event: str | None = None
+    key: str | None = None
+    payload: Json = NULL
+
+
 class Match(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a published event did to one workflow."""
 
@@ -34,7 +44,10 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EventRouted(_Fact, frozen=True, kw_only=True):
-    """A published event was matched against every definition and every wait; nothing was forgotten if this is empty."""
+    """A published event was matched against every definition and every wait; nothing was forgotten if this is empty.
+
+    After a ``StartRequested`` it says what came of the request.
+    """
 
     matches: tuple[Match, ...] = ()
     reason: str = ""
@@ -57,11 +70,12 @@ class DefinitionRetired(_Fact, frozen=True, kw_only=True):
     number: int
 
 
-Fact = EventPublished | EventRouted | DefinitionRegistered | DefinitionRetired
+Fact = EventPublished | StartRequested | EventRouted | DefinitionRegistered | DefinitionRetired
 
 
 FACT_TYPES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (EventPublished, EventRouted, DefinitionRegistered, DefinitionRetired)
+    kind.__name__: kind
+    for kind in (EventPublished, StartRequested, EventRouted, DefinitionRegistered, DefinitionRetired)
 }
 _DECODERS = {name: msgspec.json.Decoder(kind).decode for name, kind in FACT_TYPES.items()}
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 from uuid import UUID
 
+from perdure_engine.facts import FACT_TYPES
 from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
@@ -19,18 +20,18 @@ class Loaded(NamedTuple):
 
 
 class UnknownRun(LookupError):
-    """No run has this id."""
+    """No run has this id. ``why`` is what was recorded of one that was asked for and not started."""
 
-    def __init__(self, run: UUID) -> None:
+    def __init__(self, run: UUID, why: str = "") -> None:
         self.run = run
-        super().__init__(f"there is no run {run}")
+        super().__init__(f"there is no run {run}" + (f": {why}" if why else ""))
 
 
 async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
     """Fold the run's stream. Raises UnknownRun."""
     state, head = None, NO_STREAM
     async for recorded in reader.stream(run):
-        if recorded.type == "EventPublished" or recorded.type.startswith("Definition"):
+        if recorded.type in FACT_TYPES:
             break
         event = decode(recorded)
         if state is None:

@@ -16,17 +16,18 @@ from perdure_engine.background import Background
 from perdure_engine.duties import repeat
 from perdure_engine.endings import Endings
 from perdure_engine.exactly_once import ExactlyOnce
+from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder, Identity
 from perdure_engine.identity import new_id, shard_of
 from perdure_engine.inbox import Inbox, Letter
 from perdure_engine.leases import Leases
 from perdure_engine.registry import Registry
-from perdure_engine.router import Router, StartOrder
+from perdure_engine.router import Router
 from perdure_engine.run import advance, new_run
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
-from perdure_engine.starting import append_start
+from perdure_engine.starting import StartOrder, append_start
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timer, Timers
 from perdure_engine.work import WorkStatement
@@ -197,6 +198,7 @@ class Tenure:
 
     async def read_inbox(self) -> None:
         """Hand what came from outside to its runs."""
+        self.inbox.take_up()
         while True:
             async with self._reaching:
                 letters = await self.inbox.read(sorted(self.leases.shards))
@@ -280,23 +282,34 @@ class Tenure:
 
     async def _hand(self, letter: Letter) -> None:
         try:
-            if letter.event is None:
+            if letter.kind == "started":
                 await self._resume(letter.run)
                 self.inbox.discard([letter.id])
                 self.timers.look()
-                return
-            published = await self.inbox.event(letter.event)
-            run = await self.holder.get(letter.run)
+            elif letter.kind == "cancel":
+                await self._cancel(letter)
+            else:
+                command = await self.inbox.command(letter, self.now())
+                (await self.holder.get(letter.run)).tell(command, letter.id)
         except LogError:
             raise
         except Exception:
             # One row that cannot be read shall not hold up the others.
             log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)
+
+    async def _cancel(self, letter: Letter) -> None:
+        # Asked before the run is looked for: it may be started in between.
+        is_to_come = await self.inbox.is_to_come(letter.run)
+        try:
+            run = await self.holder.get(letter.run)
+        except UnknownRun:
+            if is_to_come:
+                self.inbox.postpone(letter)
+            else:
+                log.warning("a run that does not exist was to be cancelled", run=str(letter.run))
+                self.inbox.discard([letter.id])
             return
-        command = c.ReceiveEvent(
-            at=self.now(), event=published.name, event_id=letter.event, payload=published.payload, key=published.key
-        )
-        run.tell(command, letter.id)
+        run.tell(await self.inbox.command(letter, self.now()), letter.id)
 
     async def _renew(self) -> None:
         self._taken |= await self.leases.renew()

@@ -143,6 +143,18 @@ def start(
 
 
 @verb(app)
+def cancel(
+    common: Common,
+    run: RunName,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+) -> Exit:
+    """Stop a run: what is under way is cancelled. One that has ended is left as it is."""
+    from perdure.cli.cancel import cancel_run
+
+    return cancel_run(common, run, reason)
+
+
+@verb(app)
 def runs(
     common: Common,
     status: Annotated[

@@ -17,11 +17,11 @@ from perdure_engine.definitions.definition import Definition
 from perdure_engine.facts import EventPublished, EventRouted, Fact, decode_fact, encode_fact
 from perdure_engine.identity import run_for_event
 from perdure_engine.registry import Registry
-from perdure_engine.router import Router, StartOrder
+from perdure_engine.router import Router
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import Occurrence
-from perdure_engine.starting import append_start
+from perdure_engine.starting import StartOrder, append_start
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
