@@ -1,7 +1,7 @@
 """``perdure.App``: everything a Python application needs to embed Perdure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,13 +14,13 @@ from perdure import database
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
 from perdure.errors import NotConnected
+from perdure.listening import Listening, Work
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
 from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Retry
-from perdure_engine.event_manager import EventManager, Listener
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
 from perdure_engine.identity import new_id
@@ -38,7 +38,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
-class App:
+class App(Listening):
     """An application's Perdure: task types, and a database once it is connected.
 
     ``async with app:`` connects a client, which publishes, starts and asks. ``async with app.node():`` also executes.
@@ -61,7 +61,7 @@ class App:
         """
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
-        self.schema = schema or self.settings.schema_name
+        super().__init__(schema or self.settings.schema_name)
         self.types = TaskTypes()
         self.resources: Mapping[str, Any] = {}
         self._lifespan = lifespan
@@ -71,7 +71,6 @@ class App:
         self._background = Background()
         self._feed: Feed | None = None
         self._client: Client | None = None
-        self._listening: list[Callable[[EventManager], Coroutine[Any, Any, None]]] = []
         folder = database.embedded_folder(self.database_name)
         self._close_tasks = register_builtins(
             self.types,
@@ -247,31 +246,6 @@ class App:
         as_id("run_id", run_id)
         return Run(self.client, run_id)
 
-    def on(self, *names: str) -> Callable[[Listener], Listener]:
-        """Call the decorated function for events of these names (none: all) while the app is connected.
-
-        Published events go by their own name, the engine's by their type: ``task_completed``, ``run_failed``, ….
-        """
-
-        def add(listener: Listener) -> Listener:
-            self._add_listener(lambda manager: manager.listen(names, listener))
-            return listener
-
-        return add
-
-    def subscribe(self, name: str, *names: str, from_start: bool = False) -> Callable[[Listener], Listener]:
-        """A durable ``on``: ``name`` has a checkpoint in the database, so nothing is missed, and events come in order.
-
-        At least once: after a crash the last event may come again. ``from_start`` begins a new subscription with the
-        log's first event.
-        """
-
-        def add(listener: Listener) -> Listener:
-            self._add_listener(lambda manager: manager.subscribe(name, names, listener, from_start=from_start))
-            return listener
-
-        return add
-
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -284,11 +258,11 @@ class App:
             if self._lifespan is not None:
                 resources = await stack.enter_async_context(self._lifespan(self))
                 self.resources = resources or {}
-            for begin in self._listening:
-                self._listen(begin)
+            self._begin_listening()
             yield
 
     def _disconnect(self) -> None:
+        self._end_listening()
         self._client = self._feed = None
         self.resources = {}
 
@@ -299,14 +273,8 @@ class App:
             self._background.spawn(endlessly(self._feed.run))
         return self._feed
 
-    def _add_listener(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
-        self._listening.append(begin)
-        self._listen(begin)
-
-    def _listen(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
-        if self._client is not None:
-            manager = EventManager(self._client.engine, self._follow_log(), self.schema)
-            self._background.spawn(endlessly(lambda: begin(manager)))
+    def _spawn(self, work: Work) -> None:
+        self._background.spawn(endlessly(work))
 
     def _node_settings(self) -> NodeSettings:
         settings = self.settings

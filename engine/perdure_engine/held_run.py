@@ -17,7 +17,6 @@ from uuid import UUID
 
 import structlog
 
-from perdure_engine.duties import patiently
 from perdure_engine.history import Loaded
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
@@ -28,6 +27,7 @@ from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.door import Json
 from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost, LogError
 from perdure_eventstore.events import Head
+from perdure_eventstore.patience import patiently
 
 log = structlog.get_logger(__name__)
 

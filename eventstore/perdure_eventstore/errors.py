@@ -42,6 +42,10 @@ class LogUnavailable(LogError):
     """The database could not be reached, or not for long enough."""
 
 
+class SubscriptionRefused(LogError):
+    """A subscription is not divided, or cannot be divided, as was asked. The message says what would be right."""
+
+
 class SchemaMissing(LogError):
     """The database has no Perdure tables, or those of another version."""
 

@@ -1,25 +1,36 @@
 """Reading: one stream in order, or the settled log in order."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
-from perdure_eventstore.session import Session
+from perdure_eventstore.parts import IN_PART, Part
 
 _COLUMNS = ", ".join(RecordedEvent._fields)
+
+
+class Source(Protocol):
+    """What statements are sent through: a session of one's own, or somebody's transaction."""
+
+    async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Run ``statement`` and return its rows, json as bytes. Raises LogError."""
 
 
 class Reader:
     """Reads events through one session. Large payloads lie apart, and are fetched unless ``payloads`` is False."""
 
-    def __init__(self, session: Session, schema: str = "perdure") -> None:
+    def __init__(self, session: Source, schema: str = "perdure") -> None:
         self._session = session
         select = f'select {_COLUMNS} from "{schema}".events'
         self._stream = f"{select} where stream = %s and version > %s order by version limit %s"
         self._head = f'select version, hash from "{schema}".events where stream = %s order by version desc limit 1'
-        self._span = f"{select} where position > %s and position <= %s order by position limit %s"
-        self._types = f"{select} where position > %s and position <= %s and type = any(%s) order by position limit %s"
+        between, in_order = f"{select} where position > %s and position <= %s", "order by position limit %s"
+        in_part = IN_PART.format(parts="%s", part="%s")
+        self._span = f"{between} {in_order}"
+        self._types = f"{between} and type = any(%s) {in_order}"
+        self._part = f"{between} and {in_part} {in_order}"
+        self._types_part = f"{between} and type = any(%s) and {in_part} {in_order}"
         self._large = f"""select n.number, p.payload from unnest(%s::uuid[], %s::integer[]) with ordinality
             n(stream, version, number) join "{schema}".payloads p using (stream, version)"""
 
@@ -46,16 +57,22 @@ class Reader:
         last: int,
         *,
         types: Sequence[str] | None = None,
+        part: Part | None = None,
         limit: int = 1_000,
         payloads: bool = True,
     ) -> list[RecordedEvent]:
-        """At most ``limit`` events with ``after`` < position <= ``last``, in order.
+        """At most ``limit`` events with ``after`` < position <= ``last``, in order; ``part`` is that of their streams.
 
         ``last`` must be settled (``SettledMark``), or events may be missing that come later.
         """
+        if part is None or part.parts == 1:
+            if types is None:
+                return await self._fetch(self._span, (after, last, limit), payloads)
+            return await self._fetch(self._types, (after, last, list(types), limit), payloads)
         if types is None:
-            return await self._fetch(self._span, (after, last, limit), payloads)
-        return await self._fetch(self._types, (after, last, list(types), limit), payloads)
+            return await self._fetch(self._part, (after, last, part.parts, part.number, limit), payloads)
+        divided = (after, last, list(types), part.parts, part.number, limit)
+        return await self._fetch(self._types_part, divided, payloads)
 
     async def _fetch(self, statement: str, parameters: Sequence[Any], payloads: bool) -> list[RecordedEvent]:
         events = [*map(RecordedEvent._make, await self._session.fetch(statement, parameters))]
