@@ -125,7 +125,8 @@ class App(Listening):
     async def node(self, *, views: bool = True) -> AsyncIterator[Self]:
         """Connect, and execute runs until the block ends; then stop cleanly.
 
-        ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError.
+        ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError,
+        KeyRefused.
         """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self)
@@ -133,6 +134,9 @@ class App(Listening):
             node = Node(client.engine, self.types, self._node_settings(), feed)
             background = await stack.enter_async_context(Background())
             background.spawn(endlessly(DefinitionWatch(client.registry, client.reader, feed).run))
+            heads = self.settings.heads
+            keeper = heads.keeper(client.engine, self.schema)
+            background.spawn(endlessly(lambda: keeper.run(feed, heads.every)))
             if views:
                 background.spawn(endlessly(ProjectionRunner(client.engine, feed, self.schema, BUILTIN).run))
             async with node.running():

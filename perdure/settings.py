@@ -5,17 +5,52 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.errors import PerdureError
 from perdure.tasks.settings import DatabaseTaskSettings, HttpSettings, SmtpSettings, TaskSettings
+from perdure_eventstore.head_keeper import HeadKeeper
+from perdure_eventstore.outlets import HeadCommand, HeadFile, Outlet
+from perdure_eventstore.signing import load_private
 
 _PREFIX = "PERDURE_"
 
 
 class SettingsRefused(PerdureError, ValueError):
     """A setting is unknown or has no meaning. The message names each."""
+
+
+class HeadSettings(BaseModel):
+    """The signed heads of the log: with which key, how often, and where they are published."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: Path | None = None
+    """The private key, as `perdure keygen` makes it; without one nothing is signed."""
+    every: float = Field(default=60.0, ge=0.1)
+    """Seconds between two heads of a log that grows."""
+    file: Path | None = None
+    """Each head is appended to it."""
+    command: str | None = None
+    """A shell command that gets each head on its standard input, and perhaps one twice."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "HeadSettings":
+        if self.key is None and self.command is not None:
+            raise ValueError("heads are published once they are signed: give PERDURE_HEADS_KEY too")
+        return self
+
+    def keeper(self, engine: AsyncEngine, schema: str) -> HeadKeeper:
+        """Who keeps the tree of ``schema`` by these settings. Raises KeyRefused."""
+        key = None if self.key is None else load_private(self.key)
+        outlets: list[Outlet] = []
+        if key and self.file is not None:
+            outlets.append(HeadFile(self.file))
+        if key and self.command is not None:
+            outlets.append(HeadCommand(self.command))
+        return HeadKeeper(engine, schema, key, outlets)
 
 
 class Settings(BaseSettings):
@@ -39,6 +74,7 @@ class Settings(BaseSettings):
     """How long publish and start wait for a database that cannot be reached."""
     smtp: SmtpSettings = SmtpSettings()
     http: HttpSettings = HttpSettings()
+    heads: HeadSettings = HeadSettings()
     task_database_url: SecretStr | None = None
     """Where the `database` task writes; None is Perdure's own database, and then it is exactly once."""
 

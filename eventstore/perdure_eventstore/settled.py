@@ -11,13 +11,16 @@ position to the end of its transaction, and Postgres lists those locks. So:
 The rule waits for writers of the log alone, and it holds up none of them. See docs/decisions/0002.
 """
 
+import asyncio
+import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure_eventstore.errors import LogError
 from perdure_eventstore.session import Session
 
 _MOST_PENDING = 8
+_SETTLED_POLL = 0.01
 
 
 class SettledMark:
@@ -72,3 +75,30 @@ class SettledMark:
     async def _row(self, statement: str) -> tuple[Any, ...]:
         row: tuple[Any, ...] = (await self._session.fetch(statement))[0]
         return row
+
+
+class SettledEnd(NamedTuple):
+    """Up to where the log is settled. Not ``whole``: somebody may still be writing before its end."""
+
+    position: int
+    whole: bool
+
+
+async def settled_end(session: Session, schema: str = "perdure", patience: float = 10.0) -> SettledEnd:
+    """Up to where the log is settled now, waiting up to ``patience`` seconds for those who are writing.
+
+    Where somebody holds a transaction open longer, the answer is what the tree already keeps, which was settled then.
+    Raises LogError.
+    """
+    mark = SettledMark(session, schema)
+    await mark.check()
+    deadline = time.monotonic() + patience
+    while True:
+        position = await mark.advance()
+        if position or not mark.pending:
+            return SettledEnd(position, True)
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(_SETTLED_POLL)
+    kept = await session.fetch(f'select last_position from "{schema}".tree_chunks order by number desc limit 1')
+    return SettledEnd(kept[0][0] if kept else 0, False)

@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -69,4 +70,49 @@ subscriptions = Table(
     Column("parts", SmallInteger, nullable=False, server_default=text("1")),
     CheckConstraint("part between 0 and parts - 1 and parts <= 64", name="subscriptions_part"),
     comment="How far each part of each durable subscription has read.",
+)
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("id", SmallInteger, CheckConstraint("id = 1"), primary_key=True, server_default=text("1")),
+    Column("log_id", Uuid, nullable=False),
+    comment="Which log this is: a random id, made once, that its signed heads bear.",
+)
+
+tree_chunks = Table(
+    "tree_chunks",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("first_position", BigInteger, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+    Column(
+        "leaves",
+        LargeBinary,
+        nullable=False,
+        comment="256 times the position (8 bytes, big-endian) and the hash of an event.",
+    ),
+    Column("root", LargeBinary, nullable=False),
+    Index("tree_chunks_first_position", "first_position"),
+    comment="The tree's leaves, 256 a row, in the order of position.",
+)
+
+tree_nodes = Table(
+    "tree_nodes",
+    metadata,
+    Column("level", SmallInteger, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    comment="The roots of complete subtrees above the chunks: level 9 has 512 leaves below it.",
+)
+
+heads = Table(
+    "heads",
+    metadata,
+    Column("size", BigInteger, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("signed_at", DateTime(timezone=True), nullable=False),
+    comment="Every signed head of the tree; the note is what was signed and published.",
 )

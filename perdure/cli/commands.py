@@ -195,6 +195,24 @@ def verify(common: Common) -> Exit:
 
 
 @verb(app)
+def sign(common: Common) -> Exit:
+    """Sign a head of the log as it is now, publish and print it. PERDURE_HEADS_KEY names the key."""
+    from perdure.cli.sign import sign_head
+
+    return sign_head(common)
+
+
+@verb(app)
+def keygen(
+    common: Common, file: Annotated[str, typer.Argument(metavar="FILE", help="Where the private key will be.")]
+) -> int:
+    """Make the key that heads are signed with: FILE, and FILE.pub for those who check."""
+    from perdure.cli.keygen import make_key
+
+    return make_key(common, file)
+
+
+@verb(app)
 def migrate(
     common: Common,
     grant: Annotated[

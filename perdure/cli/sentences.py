@@ -16,8 +16,11 @@ from perdure_engine.registry import UnknownWorkflow
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
+from perdure_eventstore.outlets import PublishingFailed
+from perdure_eventstore.signing import KeyRefused
+from perdure_eventstore.tree import TreeFault
 
-_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError)
+_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused)
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 
 
@@ -50,6 +53,8 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
+    if isinstance(error, TreeFault | PublishingFailed):
+        return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"
     if isinstance(error, LogError | EmbeddedPostgresError):
