@@ -16,7 +16,7 @@ import orjson
 
 from perdure_engine.facts import FACT_TYPES, EventPublished, decode_fact
 from perdure_engine.kinds import Kind, kind_of, types_of
-from perdure_engine.run.codec import EVENT_TYPES
+from perdure_engine.run.codec import EVENT_TYPES, decode
 from perdure_eventstore.door import Json
 from perdure_eventstore.events import RecordedEvent
 
@@ -60,8 +60,20 @@ class Event:
         if self.recorded.payload is None:
             return None
         if self.recorded.type == "EventPublished":
-            return decode_fact(self.recorded).payload.value
+            return self._decoded.payload.value
         return Json(self.recorded.payload).value
+
+    @property
+    def key(self) -> str | None:
+        """The correlation key: of a published event, and of a run's event that has one."""
+        if self.recorded.type in ("EventPublished", "RunStarted", "EventLatched"):
+            found: str | None = self._decoded.key
+            return found
+        return None
+
+    @cached_property
+    def _decoded(self) -> Any:
+        return decode_fact(self.recorded) if self.recorded.type in FACT_TYPES else decode(self.recorded)
 
     def __repr__(self) -> str:
         return f"Event({self.name}, position {self.position})"

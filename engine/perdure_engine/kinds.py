@@ -2,15 +2,22 @@
 
 from typing import Literal
 
-from perdure_engine.facts import FACT_TYPES, DefinitionRegistered, DefinitionRetired, EventPublished, EventRouted
+from perdure_engine.facts import (
+    FACT_TYPES,
+    DefinitionRegistered,
+    DefinitionRetired,
+    EventPublished,
+    EventRouted,
+    StartRequested,
+)
 from perdure_engine.run.codec import EVENT_TYPES
 
 Kind = Literal["run", "event", "definition"]
-"""The history of a run; a published event and what it met; the versions of a workflow."""
+"""The history of a run; a published event or a request, and what it met; the versions of a workflow."""
 
 _TYPES: dict[Kind, frozenset[str]] = {
     "run": frozenset(EVENT_TYPES),
-    "event": frozenset({EventPublished.__name__, EventRouted.__name__}),
+    "event": frozenset({EventPublished.__name__, StartRequested.__name__, EventRouted.__name__}),
     "definition": frozenset({DefinitionRegistered.__name__, DefinitionRetired.__name__}),
 }
 _KINDS: dict[str, Kind] = {type_: kind for kind, types in _TYPES.items() for type_ in types}

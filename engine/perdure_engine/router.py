@@ -23,6 +23,7 @@ from perdure_engine.requests import Request, Requests
 from perdure_engine.run.matching import starts_run
 from perdure_engine.starting import StartOrder
 from perdure_engine.templates import TemplateError
+from perdure_engine.upcasting import NewerEvent
 from perdure_engine.work import OPEN_KEY
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
@@ -36,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 _LOOK = 0.5
 """Seconds between two looks whether to route at all."""
+
+_UPGRADE = 5.0
+"""Seconds between two looks whether an event that only a newer Perdure can read was routed by one."""
 
 _BATCH = 500
 _TYPES = ("EventPublished", "StartRequested", "DefinitionRegistered", "DefinitionRetired")
@@ -114,10 +118,17 @@ class Router:
                     async with asyncio.timeout(_LOOK):
                         await self._feed.beyond(self._position)
                 if self._may_route():
-                    await self.run_once(self._feed.mark)
+                    await self._route_what_is_known()
+
+    async def _route_what_is_known(self) -> None:
+        try:
+            await self.run_once(self._feed.mark)
+        except NewerEvent as error:
+            log.error("routing waits for a newer node", reason=str(error), retry_in=_UPGRADE)
+            await asyncio.sleep(_UPGRADE)
 
     async def run_once(self, mark: int) -> None:
-        """Route what is settled up to ``mark``."""
+        """Route what is settled up to ``mark``. Raises NewerEvent at one that only a newer Perdure can read."""
         while self._position < mark:
             events = await self._reader.span(self._position, mark, types=_TYPES, limit=_BATCH)
             published = [event for event in events if not event.type.startswith("Definition")]
@@ -143,15 +154,22 @@ class Router:
         return concerned
 
     async def _route(self, published: Sequence[RecordedEvent]) -> None:
-        """Route those that are not: what another router, or this one before it died, found must not change."""
+        """Route those that are not: what another router, or this one before it died, found must not change.
+
+        Raises NewerEvent, once what came before it is routed.
+        """
         routed = {row[0] for row in await self._session.fetch(self._routed, ([each.stream for each in published],))}
         arrivals: list[Arrival | Request] = []
-        recording = []
+        recording, newer = [], None
         for event in published:
             if event.stream in routed:
                 continue
             try:
                 arrivals.append(Arrival(event) if event.type == "EventPublished" else Request(event))
+            except NewerEvent as error:
+                # A newer node can read it and goes on from here: passed over, it would be lost.
+                newer = error
+                break
             except Exception as error:
                 log.exception("a published event cannot be read", stream=str(event.stream))
                 recording.append(self._record(event, (), f"it cannot be read: {error}"))
@@ -161,6 +179,8 @@ class Router:
             recording.append(self._record(arrival.recorded, arrival.matches, arrival.reason))
         await asyncio.gather(*recording)
         self._delivered()
+        if newer is not None:
+            raise newer
 
     async def _match_definitions(self, arrivals: Sequence[Arrival | Request]) -> None:
         """Start what the events start: keyed workflows one event after another, the others all at once."""

@@ -230,7 +230,7 @@ class Tenure:
         try:
             run = await self.holder.get(timer.run)
             command = timer.command(self.now())
-            if run.is_busy or advance(run.state, command)[0]:
+            if run.is_busy or _concerns(run.state, command):
                 run.tell(command)
             else:
                 self.holder.idle(run)
@@ -329,3 +329,11 @@ class Tenure:
                 started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
         for session in (self._session, self._router_session, self._lease_session):
             await session.close()
+
+
+def _concerns(state: RunState, command: c.RunCommand) -> bool:
+    """Whether anything follows from ``command``. What cannot be decided does: its run fails of it."""
+    try:
+        return bool(advance(state, command)[0])
+    except Exception:
+        return True

@@ -46,7 +46,7 @@ create function perdure.same_content(
 ) returns boolean language sql immutable as $$
     select type = other_type and payload is not distinct from other_payload and (
         select bool_and((data::json ->> name) is not distinct from (other_data::json ->> name))
-        from unnest(array['name', 'key', 'run', 'workflow_id', 'event']) name)
+        from unnest(array['name', 'run', 'workflow_id', 'event']) name)
 $$;
 
 create function perdure.refuse_other_content(stream uuid, type text, data text) returns void language sql as $$
@@ -257,9 +257,9 @@ begin
     loop
         begin
             select a.lost into lost from perdure.append_with_work(
-                null, 0, companion, moment, streams, array_fill(0, array[cardinality(streams)]),
-                array_fill(null::bytea, array[cardinality(streams)]), appends, versions, ids, types, schema_versions,
-                data, metadata, payloads, salts, digests, hashes) a;
+                null, 0, companion, moment, true, streams, array_fill(0, array[cardinality(streams)]),
+                array_fill(null::bytea, array[cardinality(streams)]), null, appends, versions, ids, types,
+                schema_versions, data, metadata, payloads, salts, digests, hashes) a;
             return lost;
         exception when unique_violation then
             get stacked diagnostics broken = constraint_name, rows = pg_exception_detail;
@@ -358,9 +358,13 @@ begin
 end $$;
 
 -- An event whose data and payload are put together of texts that are JSON already, and so stay as they were written.
-create function perdure.stage_fact(stream uuid, type text, data text, payload text) returns void language sql as $$
-    select perdure.stage_row(stream, array[stream], array[type], array[1::smallint], array[data], array['{}'],
-                             array[convert_to('{"payload":' || payload || '}', 'UTF8')], null)
+create function perdure.stage_fact(
+    stream uuid, type text, schema_version smallint, data text, key text, payload text
+) returns void language sql as $$
+    select perdure.stage_row(
+        stream, array[stream], array[type], array[schema_version], array[data], array['{}'],
+        array[convert_to('{' || coalesce('"key":' || to_json(key) || ',', '') || '"payload":' || payload || '}', 'UTF8')],
+        null)
 $$;
 
 create function perdure.optional(name text, value text) returns text language sql immutable as $$
@@ -386,10 +390,9 @@ begin
         perform perdure.refuse(format('%L is one of the engine''s own event names; choose another', publish.name));
     end if;
     perform perdure.stage_fact(
-        event, 'EventPublished',
-        '{"name":' || to_json(publish.name) || perdure.optional('key', publish.key)
-            || perdure.optional('run', publish.run::text) || '}',
-        written);
+        event, 'EventPublished', 2::smallint,
+        '{"name":' || to_json(publish.name) || perdure.optional('run', publish.run::text) || '}',
+        publish.key, written);
     return event;
 end $$;
 comment on function perdure.publish is
@@ -419,10 +422,10 @@ begin
         case when start.event is not null then perdure.wrong_event_name(start.event) end, perdure.wrong_key(start.key),
         perdure.wrong_json(written)));
     perform perdure.stage_fact(
-        perdure.start_stream(asked), 'StartRequested',
+        perdure.start_stream(asked), 'StartRequested', 1::smallint,
         '{"workflow_id":' || to_json(start.workflow) || ',"run":' || to_json(asked)
-            || perdure.optional('event', start.event) || perdure.optional('key', start.key) || '}',
-        written);
+            || perdure.optional('event', start.event) || '}',
+        start.key, written);
     return asked;
 end $$;
 comment on function perdure.start is

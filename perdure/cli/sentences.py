@@ -13,6 +13,7 @@ from perdure.settings import SettingsRefused
 from perdure_engine.faults import DefinitionRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
+from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
@@ -57,6 +58,8 @@ def _of_database(error: BaseException) -> tuple[int, str] | None:
         return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"
+    if isinstance(error, UnreadableEvent):
+        return exits.FAILED, str(error)
     if isinstance(error, LogError | EmbeddedPostgresError):
         return exits.NO_DATABASE, _on_one_line(error)
     if isinstance(error, DBAPIError | psycopg.Error):
