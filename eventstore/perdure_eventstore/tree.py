@@ -5,6 +5,7 @@ What makes no complete chunk yet, fewer than 256 events, is taken from the event
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from perdure_eventstore.errors import LogError
@@ -53,7 +54,8 @@ class Chunk(NamedTuple):
     def of(cls, number: int, leaves: Sequence[bytes]) -> "Chunk":
         """The chunk of 256 leaves' bytes."""
         first, last = (int.from_bytes(leaf[:8]) for leaf in (leaves[0], leaves[-1]))
-        return cls(number, first, last, b"".join(leaves), subtree_root([leaf_hash(leaf) for leaf in leaves]))
+        hashes = [sha256(b"\0" + leaf).digest() for leaf in leaves]
+        return cls(number, first, last, b"".join(leaves), subtree_root(hashes))
 
     @property
     def hashes(self) -> list[bytes]:

@@ -187,11 +187,21 @@ def history(common: Common, run: RunName) -> Exit:
 
 
 @verb(app)
-def verify(common: Common) -> Exit:
-    """Check that no event of the log was changed: every hash, every chain."""
+def verify(
+    common: Common,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The chain of one run only.")] = None,
+    heads: Annotated[str | None, typer.Option("--heads", metavar="FILE", help="Heads as they were published.")] = None,
+    public_key: Annotated[
+        list[str] | None, typer.Option("--public-key", metavar="FILE", help="Who may have signed; may be repeated.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="FILE", help="Keep the place in FILE, and go on from there.")
+    ] = None,
+) -> Exit:
+    """Check that no event of the log was changed, moved or removed: chains, payloads, tree and heads."""
     from perdure.cli.verify import check_log
 
-    return check_log(common)
+    return check_log(common, run, heads, public_key or [], resume)
 
 
 @verb(app)

@@ -22,7 +22,7 @@ from perdure.cli.looking import catch_up, looking
 from perdure.cli.output import emit
 from perdure.cli.show import print_run
 from perdure.cli.verb import Common
-from perdure.cli.verify import check
+from perdure.cli.verify import check, sentence
 from perdure.client import Client
 from perdure.database import EMBEDDED, opened
 from perdure.demo.nodes import LEASE_SECONDS, node_process
@@ -133,7 +133,7 @@ async def _check(app: App, teller: Teller) -> int:
     async with looking(app, views=False) as client:
         checked = await check(client.engine, client.schema)
     if checked.fault is not None:
-        raise Failed(f"the log was changed at {checked.fault}")
+        raise Failed(sentence(checked.fault))
     teller.say(f"[green]every hash is right[/]: {checked.events} events in {checked.streams} streams")
     return checked.events
 
