@@ -110,11 +110,14 @@ class _Batches:
     def __init__(self, lines: Lines[Header, Entry], companion: Companion) -> None:
         self._lines, self._companion = iter(lines), companion
         self._left: Line[Entry] | None = None
+        self._refused: TransferRefused | None = None
 
     def next(self) -> _Batch | None:
         """The next; None at the end. Raises TransferRefused."""
         taken = list(self._take())
         if not taken:
+            if self._refused is not None:
+                raise self._refused
             return None
         events = [line.entry.event for line in taken]
         try:
@@ -124,7 +127,7 @@ class _Batches:
 
     def _take(self) -> Iterator[Line[Entry]]:
         count = size = 0
-        while (line := self._left or next(self._lines, None)) is not None:
+        while (line := self._left or self._next()) is not None:
             payload = line.entry.event.payload
             size += len(payload) if payload is not None else 0
             if count and (count == MAX_EVENTS or size > MAX_BYTES):
@@ -133,6 +136,14 @@ class _Batches:
             self._left = None
             count += 1
             yield line
+
+    def _next(self) -> Line[Entry] | None:
+        # What is wrong with the file here may follow from an earlier line: the database has its say on those first.
+        try:
+            return None if self._refused else next(self._lines, None)
+        except TransferRefused as error:
+            self._refused = error
+            return None
 
 
 class _Importer:
