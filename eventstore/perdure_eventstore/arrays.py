@@ -62,6 +62,8 @@ uuids = _Fixed(2950, 16)
 integers = _Integers(23, 4, "i")
 smallints = _Integers(21, 2, "h")
 bigints = _Integers(20, 8, "q")
+timestamps = _Integers(1184, 8, "q")
+"""Of timestamptz: µs since 2000."""
 texts = _Variable(25)
 byteas = _Variable(17)
 hashes = _Fixed(17, 32)
@@ -73,6 +75,18 @@ def unpack(data: bytes | None) -> list[int]:
         return []
     count, width = _count(data, _EMPTY_BYTES)[0], _count(data, _HEADER_BYTES)[0]
     return list(_unpackers[width](count).unpack_from(data, _HEADER_BYTES)[1::2])
+
+
+def unpack_bigints(data: bytes) -> list[int | None]:
+    """The elements of an array of ``bigint``, None for null."""
+    found: list[int | None] = []
+    place = _HEADER_BYTES
+    while place < len(data):
+        (width,) = _count(data, place)
+        place += 4
+        found.append(int.from_bytes(data[place : place + 8], signed=True) if width > 0 else None)
+        place += max(width, 0)
+    return found
 
 
 def _unpacker(code: str) -> Callable[[int], Struct]:

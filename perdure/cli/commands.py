@@ -17,6 +17,7 @@ app = typer.Typer(
 
 Exit = Coroutine[Any, Any, int]
 _HOW = "JSON, @FILE, or - for standard input."
+_PLACE = "A time such as 2026-01-31T12:00:00Z, or a position such as p5000."
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Definitions, in JSON or YAML.")]
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="A workflow_id.")]
@@ -197,11 +198,54 @@ def verify(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="FILE", help="Keep the place in FILE, and go on from there.")
     ] = None,
-) -> Exit:
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="FILE", help="Check a bundle instead, with no database.")
+    ] = None,
+) -> Exit | int:
     """Check that no event of the log was changed, moved or removed: chains, payloads, tree and heads."""
+    if bundle is not None:
+        from perdure.cli.bundle import check_file
+
+        return check_file(common, bundle, public_key or [], others=(run, heads, resume))
     from perdure.cli.verify import check_log
 
     return check_log(common, run, heads, public_key or [], resume)
+
+
+@verb(app)
+def export(
+    common: Common,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN…]", help="Runs, or nothing with --all.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help=_PLACE)] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help=_PLACE)] = None,
+    form: Annotated[str, typer.Option("--format", help="jsonl or cloudevents.")] = "jsonl",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .gz is compressed.")] = "-",
+    definitions: Annotated[
+        bool, typer.Option(help="With the runs also their definitions, without which they cannot go on elsewhere.")
+    ] = True,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="FILE", help="One run, with the proof that it is in the log.")
+    ] = None,
+) -> Exit:
+    """Write runs, a part of the log or all of it to a file, loss-free."""
+    if bundle is not None:
+        from perdure.cli.bundle import bundle_run
+
+        return bundle_run(common, runs or [], bundle)
+    from perdure.cli.export import Wanted, export_events
+
+    return export_events(common, Wanted(tuple(runs or ()), all_, since, until, definitions), form, output)
+
+
+@verb(app, "import")
+def import_(
+    common: Common, file: Annotated[str, typer.Argument(metavar="FILE", help="An export, or - for standard input.")]
+) -> Exit:
+    """Take in what was exported from a log: all of the file or nothing. What is there already is passed over."""
+    from perdure.cli.importing import import_events
+
+    return import_events(common, file)
 
 
 @verb(app)

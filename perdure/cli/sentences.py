@@ -20,6 +20,7 @@ from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, Fence
 from perdure_eventstore.heads import HeadRefused
 from perdure_eventstore.outlets import PublishingFailed
 from perdure_eventstore.signing import KeyRefused
+from perdure_eventstore.transfer.entry import TransferRefused
 from perdure_eventstore.tree import TreeFault
 from perdure_eventstore.verify import PlaceRefused
 
@@ -56,7 +57,7 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
-    if isinstance(error, TreeFault | PublishingFailed | HeadRefused):
+    if isinstance(error, TreeFault | PublishingFailed | HeadRefused | TransferRefused):
         return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"
