@@ -264,4 +264,6 @@ class App:
 
     def _node_settings(self) -> NodeSettings:
         settings = self.settings
-        return NodeSettings(self.schema, settings.concurrency, settings.lease, settings.poll)
+        return NodeSettings(
+            self.schema, settings.concurrency, settings.lease, settings.poll, snapshot_every=settings.snapshot_every
+        )

@@ -12,13 +12,14 @@ from perdure_engine.background import endlessly
 from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import Loaded, UnknownRun, fold_tail, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
+from perdure_engine.snapshots import Snapshots
 from perdure_engine.starting import append_start
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.work import OPEN_KEY, WorkStatement
@@ -43,7 +44,7 @@ class Client:
         self.node: Node | None = None
         self._types, self._patience = types, patience
         self._session = Session(engine)
-        self.reader = Reader(self._session, schema)
+        self.reader, self._snapshots = Reader(self._session, schema), Snapshots(self._session, schema)
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
         self.appender = self._new_appender()
@@ -125,7 +126,7 @@ class Client:
             raise StillOpen(run, timeout or 0.0) from None
 
     async def _wait(self, run: UUID) -> RunState:
-        pause, head, waited = _POLL, None, False
+        pause, known, waited = _POLL, None, False
         while True:
             endings = self.node.tenure.endings if self.node and self.node.tenure else None
             if endings and (state := endings.get(run)) is not None:
@@ -135,16 +136,20 @@ class Client:
                 waited = True
                 await endings.wait(run, _MOST_POLL)
                 continue
-            if (now := await self.reader.head(run)) != head:
-                state = (await load_run(self.reader, self.registry, run)).state
-                if state.is_ended:
-                    return state
-                head, pause = now, _POLL
+            if known is None or await self.reader.head(run) != known.head:
+                known = await (self.load(run) if known is None else fold_tail(self.reader, self.registry, known))
+                if known.state.is_ended:
+                    return known.state
+                pause = _POLL
             if endings:
                 await endings.wait(run, pause)
             else:
                 await asyncio.sleep(pause)
             pause = min(pause * 1.3, _MOST_POLL)
+
+    async def load(self, run: UUID) -> Loaded:
+        """The run as its events are now. Raises UnknownRun."""
+        return await load_run(self.reader, self.registry, run, self._snapshots)
 
     async def routed(self, event: UUID, timeout: float | None) -> EventRouted:
         """What a published event met, once a node has routed it. Raises TimeoutError."""
@@ -170,7 +175,7 @@ class Client:
     async def _same_run(self, run: UUID, workflow_id: str, command: StartRun) -> None:
         """The run is there already: fine if it was started with the same content."""
         try:
-            known = (await load_run(self.reader, self.registry, run)).state
+            known = (await self.load(run)).state
         except UnknownRun as error:
             raise StartRefused(f"{run} is no run, but the id of something else; choose another run id") from error
         if known.definition.workflow_id != workflow_id:
@@ -255,7 +260,7 @@ class Run:
 
     async def state(self) -> RunState:
         """Its state now, folded from its events (``perdure_engine.run.RunState``). Raises UnknownRun."""
-        return (await load_run(self._client.reader, self._client.registry, self.run_id)).state
+        return (await self._client.load(self.run_id)).state
 
     async def status(self) -> str:
         """ "open", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""
