@@ -282,4 +282,6 @@ class App(Listening):
 
     def _node_settings(self) -> NodeSettings:
         settings = self.settings
-        return NodeSettings(self.schema, settings.concurrency, settings.lease, settings.poll)
+        return NodeSettings(
+            self.schema, settings.concurrency, settings.lease, settings.poll, snapshot_every=settings.snapshot_every
+        )

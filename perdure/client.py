@@ -13,12 +13,13 @@ from perdure_engine.arrivals import wrong_key
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import Loaded, UnknownRun, fold_tail, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
+from perdure_engine.snapshots import Snapshots
 from perdure_engine.staging import Call, cancel_call, start_call
 from perdure_engine.starting import append_start, key_is_open
 from perdure_engine.task_types import TaskTypes
@@ -47,7 +48,7 @@ class Client:
         self.node: Node | None = None
         self._types, self._patience = types, patience
         self._session = Session(engine)
-        self.reader = Reader(self._session, schema)
+        self.reader, self._snapshots = Reader(self._session, schema), Snapshots(self._session, schema)
         self._open_key = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
@@ -142,14 +143,14 @@ class Client:
     async def state(self, run: UUID) -> RunState:
         """The run's state now. Raises UnknownRun."""
         try:
-            return (await load_run(self.reader, self.registry, run)).state
+            return (await self.load(run)).state
         except UnknownRun:
             if await self._starts.is_asked_for(run):
                 raise UnknownRun(run, "it was asked for, and a node has yet to start it") from None
             raise
 
     async def _wait(self, run: UUID) -> RunState:
-        pause, head, waited = _POLL, None, False
+        pause, known, waited = _POLL, None, False
         while True:
             endings = self.node.tenure.endings if self.node and self.node.tenure else None
             if endings and (state := endings.get(run)) is not None:
@@ -159,18 +160,32 @@ class Client:
                 waited = True
                 await endings.wait(run, _MOST_POLL)
                 continue
-            if (now := await self.reader.head(run)) != head or not now.version:
-                # One that was asked for in SQL waits for a node to start it.
-                if now.version or not await self._starts.is_asked_for(run):
-                    state = await self.state(run)
-                    if state.is_ended:
-                        return state
-                head, pause = now, _POLL
+            if known is None or await self.reader.head(run) != known.head:
+                known = await self._further(run, known)
+                if known is not None:
+                    pause = _POLL
+                    if known.state.is_ended:
+                        return known.state
             if endings:
                 await endings.wait(run, pause)
             else:
                 await asyncio.sleep(pause)
             pause = min(pause * 1.3, _MOST_POLL)
+
+    async def load(self, run: UUID) -> Loaded:
+        """The run as its events are now. Raises UnknownRun."""
+        return await load_run(self.reader, self.registry, run, self._snapshots)
+
+    async def _further(self, run: UUID, known: Loaded | None) -> Loaded | None:
+        """The run as it is by now. None for one that was asked for in SQL and that a node has yet to start."""
+        if known is not None:
+            return await fold_tail(self.reader, self.registry, known)
+        try:
+            return await self.load(run)
+        except UnknownRun:
+            if await self._starts.is_asked_for(run):
+                return None
+            raise
 
     async def routed(self, event: UUID, timeout: float | None) -> EventRouted:
         """What a published event met, once a node has routed it. Raises TimeoutError."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
+from perdure_engine.history import Loaded
 from perdure_engine.owner import Owner
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
@@ -54,12 +55,23 @@ class Decision(NamedTuple):
 class HeldRun:
     """Decides one thing at a time. All methods are called in the event loop."""
 
-    __slots__ = ("_in_flight", "_mailbox", "_owner", "_turns", "armed_at", "head", "run_id", "state")
+    __slots__ = (
+        "_in_flight",
+        "_mailbox",
+        "_owner",
+        "_turns",
+        "_written",
+        "armed_at",
+        "head",
+        "run_id",
+        "size",
+        "state",
+    )
 
-    def __init__(self, owner: Owner, state: RunState, head: Head, armed_at: int | None = None) -> None:
-        self.run_id = state.run_id
-        self.state = state
-        self.head = head
+    def __init__(self, owner: Owner, known: Loaded, armed_at: int | None = None) -> None:
+        self.run_id = known.state.run_id
+        self.state, self.head, self.size = known
+        self._written = 0
         self.armed_at = armed_at
         self._owner = owner
         self._mailbox: list[Message] = []
@@ -92,7 +104,7 @@ class HeldRun:
 
     async def reload(self) -> None:
         """Fold what others appended."""
-        self.state, self.head = await self._owner.reload(self)
+        self.state, self.head, self.size = await self._owner.reload(self)
         self._owner.caught_up(self)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
@@ -147,11 +159,19 @@ class HeldRun:
         if consumed:
             work["consumed"] = consumed
         metadata = self._owner.metadata
-        return Append(self.run_id, self.head, [encode(event, metadata) for event in events], work or None)
+        written = [encode(event, metadata) for event in events]
+        self._written = sum(len(event.data) + len(event.payload or b"") for event in written)
+        return Append(self.run_id, self.head, written, work or None)
 
     def evolve(self, decision: Decision, head: Head) -> None:
-        """``decision`` is on the disk."""
+        """``decision``, whose append was made last, is on the disk."""
         self.state, self.head = decision.state, head
+        self.size += self._written
+
+    @property
+    def known(self) -> Loaded:
+        """The run as it stands."""
+        return Loaded(self.state, self.head, self.size)
 
     def _turn(self) -> None:
         messages, self._mailbox = self._mailbox, []

@@ -143,6 +143,23 @@ router = Table(
     comment="How far published events have been routed to runs.",
 )
 
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("run", Uuid, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("format", Text, nullable=False, comment="A digest of the code that wrote it, and alone can read it."),
+    Column(
+        "state",
+        LargeBinary,
+        nullable=False,
+        comment="What users gave and got stands in it: it goes when that is erased.",
+    ),
+    Column("taken_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    comment="The state of long runs at an event of theirs, for a faster reload. May be deleted at any time.",
+)
+
 documents = Table(
     "documents",
     metadata,

@@ -27,6 +27,8 @@ from perdure_engine.run import advance, new_run
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
+from perdure_engine.snapshot_taker import SnapshotTaker
+from perdure_engine.snapshots import Snapshots
 from perdure_engine.starting import StartOrder, append_start
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timer, Timers
@@ -40,6 +42,7 @@ from perdure_eventstore.session import Session
 log = structlog.get_logger(__name__)
 
 _FOREVER = float("inf")
+_SWEEP = 300.0
 
 
 class Settings(NamedTuple):
@@ -56,6 +59,8 @@ class Settings(NamedTuple):
     """How long a clean stop may take before it becomes an unclean one."""
     scan: float = 30.0
     """Between two looks for open runs that nobody works on."""
+    snapshot_every: int = 1_000
+    """Events by which a run grows from one snapshot to the next; 0 takes none."""
 
 
 class Tenure:
@@ -71,6 +76,7 @@ class Tenure:
         self._taken: set[int] = set()
         self._taken_over = asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
+        self._snapshot_session = Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
         self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema)
@@ -78,6 +84,8 @@ class Tenure:
         self.registry = Registry(self._session, self.appender, schema)
         self.inbox = Inbox(self._session, schema)
         self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
+        self._snapshots = Snapshots(self._snapshot_session, schema)
+        self._taker = SnapshotTaker(self._snapshots, settings.snapshot_every)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
@@ -89,6 +97,8 @@ class Tenure:
             self.timers,
             self.inbox,
             settings.concurrency,
+            Snapshots(self._session, schema, worth=min(settings.snapshot_every, 1_000) or 1_000),
+            self._taker,
         )
         self.endings = Endings()
         self.holder.listeners += [self._told, self.endings.told]
@@ -154,6 +164,8 @@ class Tenure:
             self._background.spawn(repeat(self.fire_timers, self._settings.scan, self._due)),
             self._background.spawn(repeat(self.scan, self._settings.scan)),
             self._background.spawn(repeat(self.router.run, 0.1)),
+            self._background.spawn(repeat(self._taker.run, 1.0)),
+            self._background.spawn(repeat(self._sweep, _SWEEP)),
             self._background.spawn(self._until_fenced()),
         ]
         stop = asyncio.create_task(stopping.wait())
@@ -195,6 +207,11 @@ class Tenure:
             for (run,) in await self._session.fetch(self._open, (sorted(self.leases.shards),)):
                 if not self.holder.knows(run):
                     await self._resume(run)
+
+    async def _sweep(self) -> None:
+        """Delete the snapshots that runs left as they ended: one node's duty, as routing is."""
+        if 0 in self.leases.shards and (swept := await self._snapshots.sweep()):
+            log.info("snapshots of ended runs deleted", snapshots=swept)
 
     async def read_inbox(self) -> None:
         """Hand what came from outside to its runs."""
@@ -327,7 +344,7 @@ class Tenure:
         for started in self._starting.values():
             if not started.done():
                 started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
-        for session in (self._session, self._router_session, self._lease_session):
+        for session in (self._session, self._router_session, self._lease_session, self._snapshot_session):
             await session.close()
 
 
