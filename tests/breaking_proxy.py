@@ -9,7 +9,7 @@ from typing import Literal
 
 from sqlalchemy import make_url
 
-Where = Literal["before the statement", "before the answer"]
+Where = Literal["before the statement", "in the middle", "before the answer"]
 
 _PORT = 5432
 
@@ -17,8 +17,8 @@ _PORT = 5432
 class BreakingProxy:
     """Forwards bytes. After ``break_next(marker, where)`` the next message with ``marker`` loses its connection.
 
-    "before the statement": Postgres never sees it. "before the answer": Postgres has it whole, does it, commits and
-    answers, and the answer is thrown away.
+    "before the statement": Postgres never sees it. "in the middle": Postgres sees half of it. "before the answer":
+    Postgres has it whole, does it, commits and answers, and the answer is thrown away.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -38,7 +38,13 @@ class BreakingProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        server_reader, server_writer = await self._connect()
+        try:
+            server_reader, server_writer = await self._connect()
+        except OSError:
+            # No server, no connection.
+            writer.close()
+            self._tasks.discard(task)
+            return
         answers = asyncio.create_task(self._forward(server_reader, writer))
         try:
             while data := await reader.read(1 << 20):
@@ -47,12 +53,17 @@ class BreakingProxy:
                     continue
                 self._marker = None
                 self.broken += 1
-                if self._where == "before the answer":
+                if self._where == "in the middle":
+                    server_writer.write(data[: len(data) // 2])
+                    await server_writer.drain()
+                elif self._where == "before the answer":
                     self._answered.clear()
                     self._mute = writer
                     server_writer.write(data)
                     await self._answered.wait()
                 break
+        except ConnectionError:
+            pass  # one end is gone, and the other goes with it
         finally:
             answers.cancel()
             with suppress(asyncio.CancelledError):
@@ -74,11 +85,14 @@ class BreakingProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 20):
-            if writer is self._mute:
-                self._answered.set()
-            else:
-                writer.write(data)
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                if writer is self._mute:
+                    self._answered.set()
+                else:
+                    writer.write(data)
+        if writer is self._mute:
+            self._answered.set()
         writer.close()
 
 
