@@ -14,6 +14,13 @@ from perdure.embedded import places
 from perdure.embedded.account import choose_account
 
 _START_SECONDS = 30.0
+_ROOM = 2_000_000_000
+
+
+def _roomy_memory() -> str | None:
+    """A file system in memory, where there is room for some servers: kill -9 loses nothing of it, and it is quick."""
+    memory = "/dev/shm"
+    return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM else None
 
 
 class PostgresServer:
@@ -25,7 +32,7 @@ class PostgresServer:
     def __init__(self, binaries: Path, data: Path | None = None, **settings: str) -> None:
         """``data``: where its data shall be, instead of inside its folder. ``settings`` as in postgresql.conf."""
         self.binaries = binaries
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=_roomy_memory() or "/tmp"))
         self.data = data or self.folder / "data"
         self.log = self.folder / "log"
         self.settings = {"max_prepared_transactions": "10", "timezone": "UTC", **settings}
@@ -36,6 +43,14 @@ class PostgresServer:
     def url(self) -> str:
         """Of a database that always exists, for a superuser."""
         return f"postgresql://tester@/postgres?host={self.folder}&port={places.PORT}"
+
+    @property
+    def runs(self) -> bool:
+        """Whether its first process lives."""
+        try:
+            return Path(f"/proc/{self.pid}/cwd").samefile(self.data)
+        except FileNotFoundError:
+            return False
 
     @property
     def pid(self) -> int:
@@ -50,6 +65,19 @@ class PostgresServer:
     def copy_data(self, other: "PostgresServer") -> None:
         """Have the data of ``other``, which is stopped."""
         subprocess.run(["cp", "-a", "--reflink=auto", other.data, self.data], check=True)
+
+    def move_data(self, to: Path) -> None:
+        """Have its data in the folder ``to``, which is not there yet."""
+        subprocess.run(["mv", self.data, to], check=True)
+        self.data = to
+
+    def move_wal(self, to: Path) -> None:
+        """Have its write-ahead log in the empty folder ``to``."""
+        wal = self.data / "pg_wal"
+        subprocess.run(["cp", "-a", f"{wal}/.", to], check=True)
+        shutil.rmtree(wal)
+        wal.symlink_to(to)
+        self._account.own(to)
 
     def start(self) -> str:
         """Start, made first if need be, and return the URL. Raises RuntimeError, with what it said, if it cannot."""

@@ -31,6 +31,13 @@ def server(servers: Servers, version: Version) -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture
+def newest_server(servers: Servers) -> Iterator[PostgresServer]:
+    """The same of the newest version alone."""
+    with servers.running("newest") as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     with fork_server(tmp_path_factory.mktemp("forks"), "bad_days.writer", "bad_days.reader") as server:

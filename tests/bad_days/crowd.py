@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from acceptance.forks import Child, ForkServer
 from bad_days import reader, writer
-from bad_days.notes import name_of, seen_by, told_by
+from bad_days.notes import WriterNotes, name_of, seen_by, told_by
 from log_checker import Fact, findings
 from logs import opened
 
@@ -76,6 +76,18 @@ class Crowd:
         notes = self._reader_notes.pop(index)
         self._reader_notes.append(notes)
         self.start_reader(notes)
+
+    def own_notes(self) -> WriterNotes:
+        """For the test itself, when it appends too."""
+        self._writer_notes.append(self._folder / "own.notes")
+        return WriterNotes(self._writer_notes[-1])
+
+    async def until_read(self, count: int) -> None:
+        """Wait until every reader has seen so many events more than now."""
+        goals = {notes: len(seen_by(notes)) + count for notes in self._reader_notes}
+        async with asyncio.timeout(_END_SECONDS):
+            while any(len(seen_by(notes)) < goal for notes, goal in goals.items()):
+                await asyncio.sleep(0.05)
 
     async def end(self) -> Verdict:
         """Let the writers finish and the readers catch up, end them all, and judge."""

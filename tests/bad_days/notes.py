@@ -63,7 +63,7 @@ def named_append(stream: UUID, expected: Head, count: int, payload: bytes | None
 
 def name_of(data: bytes) -> str:
     """What its writer calls the event."""
-    name: str = orjson.loads(data)["name"]
+    name: str = orjson.loads(data).get("name", "")
     return name
 
 

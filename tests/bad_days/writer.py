@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from bad_days.notes import WriterNotes, named_append
-from logs import opened, running
+from logs import new_stream, opened, running
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -43,6 +43,16 @@ async def write(
             group.create_task(writer.begin_streams())
             if careless:
                 group.create_task(writer.be_careless())
+
+
+async def append_one(url: str, notes: str, payload: int) -> None:
+    """Append an event that is not noted, and then one that is, with so many bytes of payload."""
+    kept = WriterNotes(notes)
+    async with opened(url) as engine, running(engine, patience=PATIENCE) as appender:
+        await appender.append(new_stream())
+        append = named_append(uuid4(), NO_STREAM, 1, b'"' + b"x" * payload + b'"')
+        number = kept.sent(append)
+        kept.told(number, "acknowledged", await appender.append(append))
 
 
 class Writer:
