@@ -1,6 +1,7 @@
 """The log's hard life: writers and readers that are killed and frozen, a server that is, too; judged at the end."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ _MOST_SHOWN = 30
 
 def main() -> int:
     options = _arguments()
+    # Whoever ends it, the server ends too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not binaries(options.postgres).is_dir():
         print(f"scripts/chaos log: there is no Postgres in {binaries(options.postgres)}", file=sys.stderr)
         return 2
