@@ -9,7 +9,7 @@ from acceptance.forks import ForkServer, fork_server
 from bad_days.chaos import Chaos
 from bad_days.servers import VERSIONS, Servers, Version, binaries
 
-SECONDS = 3.0
+SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
