@@ -67,6 +67,7 @@ def domain_error(error: psycopg.Error) -> LogError:
             return Raced(message)
         case "42P01" | "42883" | "3F000":
             return SchemaMissing(f"{message}; run `perdure migrate`")
-    if isinstance(error, _UNAVAILABLE):
+    # Whatever ends the connection says nothing of the events: a time-out of the administrator's, for one.
+    if isinstance(error, _UNAVAILABLE) or error.diag.severity_nonlocalized in ("FATAL", "PANIC"):
         return LogUnavailable(message)
     return AppendRefused(message, error.diag.constraint_name)
