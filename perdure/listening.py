@@ -101,6 +101,8 @@ class Listening(ABC):
         All who consume under one name use the same names, kind and parts. Raises ValueError.
         """
         interest = Interest.of(names, kind)
+        if type(consumers) is not int or consumers < 1:
+            raise ValueError(f"consumers are a whole number from 1, not {consumers!r}")
         if name in self._consumers:
             raise ValueError(f"this app consumes {name!r} already; say consumers= for several, or choose another name")
 

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from random import Random
+from random import Random, uniform
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -121,8 +121,15 @@ async def write(appender: Appender, random: Random, events: int, streams: int = 
             await asyncio.sleep(random.choice([0, 0.001, 0.01]))
 
 
+async def book_slowly(events: Sequence[RecordedEvent], connection: AsyncConnection) -> None:
+    """One who is killed is mostly killed here: with nothing written, or with all of it and no checkpoint."""
+    await asyncio.sleep(uniform(0, 0.03))
+    await book(events, connection)
+    await asyncio.sleep(uniform(0, 0.03))
+
+
 async def consume_for_ever(url: str, name: str, parts: int, consumers: int, batch: int) -> None:
     """What a consumer's process does until it is killed."""
     terms: dict[str, Any] = {"name": name, "parts": parts, "batch": batch, "start": "beginning"}
-    async with opened(url) as engine, consuming(engine, consumers=consumers, **terms):
+    async with opened(url) as engine, consuming(engine, book_slowly, consumers=consumers, **terms):
         await asyncio.Event().wait()

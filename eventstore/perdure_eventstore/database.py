@@ -79,9 +79,16 @@ async def borrow(engine: AsyncEngine) -> SqlAlchemyConnection:
 
 
 async def give_back(connection: SqlAlchemyConnection) -> None:
-    """Roll back what is open on a borrowed connection, and give it back; cancelling does not keep it from that."""
+    """Roll back what is open on a borrowed connection, and give it back, before anything else: cancelled or not."""
+    closing = asyncio.ensure_future(connection.close())
     try:
-        await asyncio.shield(connection.close())
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        # The engine may be disposed of next, and would not know of a connection still on its way.
+        await asyncio.wait([closing])
+        if not closing.cancelled():
+            closing.exception()
+        raise
     except DBAPIError as error:
         # A connection that is lost has nothing to roll back; what happened before is what counts.
         log.debug("a connection was lost before it was closed", error=str(error))

@@ -266,12 +266,21 @@ async def test_without_any_notification_the_poll_alone_suffices(
     async with consuming(engine, name=NAME, start="beginning", interval=0.2):
         await until(lambda: positions(database_url, NAME))
         for count in range(1, 4):
-            # None is sent: nothing is announced; and nobody hears any.
-            execute(
-                database_url,
-                "select pg_terminate_backend(pid, 1000) from pg_stat_activity where query like 'listen %'",
-            )
+            # Not announced, so that none is sent.
             await fill(appender, 1)
+            await consumed(database_url, count)
+
+
+async def test_a_notification_that_nobody_heard_costs_a_delay_and_nothing_else(
+    engine: AsyncEngine, appender: Appender, database_url: str
+) -> None:
+    listeners = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where query like 'listen %'"
+    async with consuming(engine, name=NAME, start="beginning", interval=0.2):
+        await until(lambda: positions(database_url, NAME))
+        for count in range(1, 4):
+            execute(database_url, listeners)
+            stream = new_stream()
+            await appender.append(Append(stream.stream, NO_STREAM, stream.events, announce=True))
             await consumed(database_url, count)
 
 
