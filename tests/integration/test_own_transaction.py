@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 import perdure
 from perdure.errors import NotConnected, StartRefused, WrongConnection
+from perdure.migrate import migrate
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
 from perdure_eventstore.database import raw_connection
@@ -360,3 +361,21 @@ async def test_an_app_entered_twice_is_disconnected_by_the_last_one_out(database
 async def use(app: perdure.App) -> None:
     async with app:
         await app.publish("came")
+
+
+@pytest.mark.parametrize("schema", ["shop", "Two Words-2"])
+async def test_another_schema_has_its_own(database_url: str, schema: str) -> None:
+    app = perdure.App(database_url, schema=schema)
+    async with opened(database_url) as engine:
+        await migrate(engine, schema)
+    for kind in ASYNC:
+        async with async_face(kind, database_url) as face:
+            await app.publish("came", connection=face.given)
+            await app.cancel(uuid4(), connection=face.given)
+            await face.commit()
+    found = rows(
+        database_url,
+        f'select (select count(*) from "{schema}".events), (select count(*) from "{schema}".inbox)',
+    )
+    assert found == [(len(ASYNC), len(ASYNC))]
+    assert published(database_url) == []
