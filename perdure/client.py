@@ -115,7 +115,11 @@ class Client:
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
     ) -> tuple["Run", Call | None]:
         """A run, and the call that starts it in somebody's transaction; none if it is there already."""
-        found = await self._starts.decide(Order(workflow_id, input_, event, key), as_id("run_id", run_id))
+        order = Order(workflow_id, input_, event, key)
+        as_id("run_id", run_id)
+        if run_id is not None and await self._starts.is_there(run_id, order):
+            return Run(self, run_id), None
+        found = await self._starts.decide(order, run_id)
         if isinstance(found, UUID):
             return Run(self, found), None
         state, command = found

@@ -1,7 +1,8 @@
 """The caller's own transaction: one statement on the caller's connection, and nothing before the caller's COMMIT.
 
 Asynchronous: SQLAlchemy's AsyncConnection or AsyncSession, psycopg's AsyncConnection. Synchronous: SQLAlchemy's
-Connection or Session, psycopg's Connection, Django's ``django.db.connection``. Any driver will do under SQLAlchemy.
+Connection or Session, psycopg's Connection, Django's ``django.db.connection``. Under SQLAlchemy it is plain SQL with
+texts as parameters, whatever the driver.
 
 A connection in autocommit with no transaction open commits the statement by itself, as it does with every other.
 """

@@ -57,10 +57,12 @@ create function perdure.refuse_other_content(stream uuid, type text, data text) 
 $$;
 
 -- The events that begin one stream, for as long as this transaction is open. The same again is nothing new.
+-- Under somebody's long transaction dead rows of others lie in these tables in any number: they must not be scanned,
+-- however small the tables were when this was planned.
 create function perdure.stage_row(
     stream uuid, ids uuid[], types text[], schema_versions smallint[], data text[], metadata text[], payloads bytea[],
     companion json
-) returns void language plpgsql as $$
+) returns void language plpgsql set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
     size integer := coalesce((select sum(octet_length(payload)) from unnest(stage_row.payloads) payload), 0);
@@ -102,7 +104,7 @@ $$;
 -- its trigger within its own statement where it is not. Where it is, that row's trigger comes last of all, behind
 -- whatever else the caller has deferred, and moves everything.
 create function perdure.move_at_commit() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
     if current_setting('staging.probing', true) = 'on' then
         perform set_config('staging.probing', 'immediate', true);
@@ -132,8 +134,7 @@ create constraint trigger staging_moves after insert on perdure.staging deferrab
 -- Always: a session with session_replication_role = replica loses nothing either.
 alter table perdure.staging enable always trigger staging_moves;
 
--- Everything this transaction has staged, in its order, so much at a time. Under somebody's long transaction dead rows
--- of others lie here in any number: they must not be scanned, however small the table was when this was planned.
+-- Everything this transaction has staged, in its order, so much at a time.
 create function perdure.move_staged() returns void language plpgsql set enable_seqscan = off as $$
 declare
     most_events constant integer := 1000;
