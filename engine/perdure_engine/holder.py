@@ -102,9 +102,9 @@ class Holder:
         future = self._loading[run] = asyncio.get_running_loop().create_future()
         try:
             loaded = await load_run(self._reader, self._registry, run, self._snapshots)
-            # Somebody may have started it meanwhile, from its very first event.
+            # Somebody may have started it meanwhile, from its very first event, and let it go again.
             if (held := self._held.get(run)) is None:
-                held = self._hold(HeldRun(self, loaded))
+                held = self._hold(HeldRun(self, self.resting.take(run) or loaded))
                 self._resume(held)
             future.set_result(held)
             return held

@@ -247,7 +247,7 @@ async def test_a_waiting_run_reached_by_200_events_reads_each_of_its_events_a_fe
         await app.register(WAITING)
         run = await app.start("w")
         await until_version(database_url, run.run_id, 25)
-        result = asyncio.create_task(run.result(timeout=60))
+        result = asyncio.create_task(run.result(timeout=300))
         watching = asyncio.create_task(_watch(new_app(database_url), run.run_id))
         for n in range(200):
             before = version(database_url, run.run_id)
@@ -265,7 +265,7 @@ async def test_a_waiting_run_reached_by_200_events_reads_each_of_its_events_a_fe
 async def _watch(other: perdure.App, run: UUID) -> Any:
     """Wait for the run in a program that does not execute it."""
     async with other:
-        return await other.run(run).result(timeout=60)
+        return await other.run(run).result(timeout=300)
 
 
 async def test_of_the_runs_that_rest_no_more_are_remembered_than_there_is_room_for(

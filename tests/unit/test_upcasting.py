@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from event_samples import CODECS, EXAMPLES, Sample, meaning, read_samples, sample_of, shape
 
+from perdure_engine.event_manager import Event
 from perdure_engine.upcasting import UPCASTS, NewerEvent, UnreadableEvent
 from perdure_eventstore.door import NULL
 
@@ -55,6 +56,12 @@ def test_a_key_of_version_1_is_the_key(kind: str) -> None:
     [sample] = [each for each in SAMPLES if (each.type, each.version) == (kind, 1)]
     assert '"key":"ada' in sample.data
     assert CODECS.decode(sample.recorded).key.startswith("ada")
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=named)
+def test_a_listener_finds_the_key_whatever_version_wrote_it(sample: Sample) -> None:
+    keys = {"RunStarted": 'ada "1"', "EventLatched": "ada", "EventPublished": "ada"}
+    assert Event("name", sample.recorded).key == keys.get(sample.type)
 
 
 def test_an_old_event_without_a_payload_reads_as_erased() -> None:
