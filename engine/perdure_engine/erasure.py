@@ -4,6 +4,7 @@ from pathlib import Path
 from uuid import UUID
 
 from perdure_engine.history import UnknownRun
+from perdure_engine.identity import start_stream
 from perdure_engine.run import events as e
 from perdure_eventstore.archive.files import erase_in
 from perdure_eventstore.keeper import ARCHIVED, ERASED, Erased, Keeper
@@ -47,13 +48,18 @@ class Erasure:
             return await self._erase_archived(stream, archive or Path(file), reason, actor)
         if first == "RunStarted" and not ended:
             raise ErasureRefused(f"run {stream} is open and needs its inputs: cancel it first, or let it end")
-        if first == "EventPublished" and not routed:
+        if first in ("EventPublished", "StartRequested") and not routed:
             raise ErasureRefused(f"event {stream} was not routed to its runs yet: a node has to do that first")
         if reader is not None:
             raise ErasureRefused(f"run {reader} has not taken in event {stream} yet: a node has to do that first")
-        if first not in ("RunStarted", "EventPublished"):
+        if first not in ("RunStarted", "EventPublished", "StartRequested"):
             raise ErasureRefused(f"{stream} is neither a run nor a published event: only their payloads are erased")
-        return await self._keeper.erase(stream, reason, actor)
+        erased = await self._keeper.erase(stream, reason, actor)
+        if first == "RunStarted":
+            # A run that was asked for in SQL has its input in the request too.
+            request = await self._keeper.erase(start_stream(stream), reason, actor)
+            erased = Erased(stream, erased.payloads + request.payloads)
+        return erased
 
     async def _erase_archived(self, stream: UUID, file: Path, reason: str, actor: str) -> Erased:
         await self._keeper.destroy_key(stream)

@@ -9,9 +9,12 @@ from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
-from perdure_eventstore.events import NO_STREAM, Head
+from perdure_engine.snapshots import Snapshots
+from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.keeper import ARCHIVED, ERASED, KEEPING
 from perdure_eventstore.read import Reader
+
+_PAGE = 1_000
 
 
 class Loaded(NamedTuple):
@@ -19,6 +22,8 @@ class Loaded(NamedTuple):
 
     state: RunState
     head: Head
+    size: int = 0
+    """Bytes of the events it was folded from, roughly."""
     erased: bool = False
     """Its payloads were erased, and read as null."""
     archived: str | None = None
@@ -26,54 +31,72 @@ class Loaded(NamedTuple):
 
 
 class UnknownRun(LookupError):
-    """No run has this id."""
+    """No run has this id. ``why`` is what was recorded of one that was asked for and not started."""
 
-    def __init__(self, run: UUID, sentence: str = "") -> None:
+    def __init__(self, run: UUID, why: str = "", sentence: str = "") -> None:
         self.run = run
-        super().__init__(sentence or f"there is no run {run}")
+        super().__init__(sentence or f"there is no run {run}" + (f": {why}" if why else ""))
 
 
 class RunArchived(UnknownRun):
     """The run's events are in an archive file; what is in the log is that they were moved there."""
 
-    def __init__(self, run: UUID, file: str) -> None:
-        self.file = file
-        super().__init__(run, f"run {run} was archived: its events are in {file}")
+    def __init__(self, run: UUID, data: bytes) -> None:
+        """``data`` is that of its StreamArchived."""
+        self.file = file_of(data)
+        super().__init__(run, sentence=f"run {run} was archived: its events are in {self.file}")
 
 
-async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
-    """Fold the run's stream. Raises UnknownRun, RunArchived."""
-    state, head, erased, archived = None, NO_STREAM, False, b""
-    async for recorded in reader.stream(run):
-        if recorded.type in KEEPING:
-            if state is None:
-                raise RunArchived(run, _file(recorded.data))
-            head, erased = recorded.head, erased or recorded.type == ERASED
-            archived = recorded.data if recorded.type == ARCHIVED else archived
-            continue
-        if recorded.type == "EventPublished" or recorded.type.startswith("Definition"):
-            break
-        event = decode(recorded)
-        if state is None:
-            if not isinstance(event, RunStarted):
-                break
-            state = new_run(await registry.definition(event.digest), run)
-        state, head = evolve(state, event), recorded.head
-    if state is None:
+async def load_run(reader: Reader, registry: Registry, run: UUID, snapshots: Snapshots | None = None) -> Loaded:
+    """Fold the run's stream, a long one from its newest snapshot on.
+
+    Raises UnknownRun, RunArchived, UnreadableEvent, LogError, VaultError.
+    """
+    loaded: Loaded | None = None
+    page = min(_PAGE, snapshots.worth) if snapshots else _PAGE
+    async for recorded in reader.stream(run, batch=page):
+        if loaded is None:
+            loaded = await _begin(registry, run, recorded)
+        loaded = _fold(loaded, recorded)
+        if snapshots is not None and recorded.version == snapshots.worth:
+            newest = await snapshots.newest(run, loaded.state.definition, recorded.version)
+            return await fold_tail(reader, registry, Loaded(*newest) if newest else loaded)
+    if loaded is None:
         raise UnknownRun(run)
-    return Loaded(state, head, erased, _file(archived) if archived else None)
+    return loaded
 
 
-async def fold_tail(reader: Reader, registry: Registry, run: UUID, state: RunState, head: Head) -> Loaded:
-    """Bring a state up to date with what was appended after ``head``."""
-    if head.version == 0:
+async def fold_tail(reader: Reader, registry: Registry, known: Loaded) -> Loaded:
+    """Bring a state up to date with what was appended after its head."""
+    run = known.state.run_id
+    if known.head.version == 0:
         return await load_run(reader, registry, run)
-    async for recorded in reader.stream(run, after=head.version):
-        if recorded.type not in KEEPING:
-            state = evolve(state, decode(recorded))
-        head = recorded.head
-    return Loaded(state, head)
+    async for recorded in reader.stream(run, after=known.head.version):
+        known = _fold(known, recorded)
+    return known
 
 
-def _file(data: bytes) -> str:
+def file_of(data: bytes) -> str:
+    """The name of the file that a StreamArchived with these data says."""
     return str(msgspec.json.decode(data)["file"])
+
+
+async def _begin(registry: Registry, run: UUID, recorded: RecordedEvent) -> Loaded:
+    """The run before its first event. Raises RunArchived; UnknownRun for a stream that is something else."""
+    if recorded.type == ARCHIVED:
+        raise RunArchived(run, recorded.data)
+    if recorded.type != RunStarted.__name__:
+        raise UnknownRun(run)
+    started = decode(recorded)
+    assert isinstance(started, RunStarted)
+    return Loaded(new_run(await registry.definition(started.digest), run), NO_STREAM)
+
+
+def _fold(loaded: Loaded, recorded: RecordedEvent) -> Loaded:
+    if recorded.type in KEEPING:
+        archived = file_of(recorded.data) if recorded.type == ARCHIVED else loaded.archived
+        return loaded._replace(head=recorded.head, erased=loaded.erased or recorded.type == ERASED, archived=archived)
+    size = len(recorded.data) + len(recorded.payload or b"")
+    return loaded._replace(
+        state=evolve(loaded.state, decode(recorded)), head=recorded.head, size=loaded.size + size
+    )  # fmt: skip

@@ -33,7 +33,7 @@ class ImportedWork(Companion):
 
     def __init__(self, schema: str = "perdure") -> None:
         super().__init__(schema)
-        self.sql = f'select * from "{schema}".import_with_work({", ".join(["%s"] * 13)})'
+        self._call("import_with_work", 1)
         self._strangers = f"""select r.run, e.data ->> 'digest' from "{schema}".open_runs r
             join "{schema}".events e on e.stream = r.run and e.version = 1
             where r.started_at >= %s and not exists (
@@ -53,7 +53,7 @@ class ImportedWork(Companion):
             select run, shard, 'started' from "{schema}".open_runs where started_at >= %s"""
         self._hint = f"select pg_notify('{schema}', '')"
 
-    def parameters(self, events: Sequence[RecordedEvent]) -> list[Any]:
+    def parameters(self, events: Sequence[RecordedEvent]) -> list[bytes | None]:
         """The rows, before what import_batch takes. Raises TransferRefused for an event that cannot be read."""
         fold = _Fold()
         for number, event in enumerate(events, 1):
@@ -62,7 +62,7 @@ class ImportedWork(Companion):
             except (ValueError, KeyError, DefinitionRefused) as error:
                 raise TransferRefused(f"a {event.type} that this Perdure cannot read: {error}", number) from error
         rows = fold.rows()
-        return [orjson.dumps(rows).decode() if rows else None]
+        return [orjson.dumps(rows) if rows else None]
 
     async def finish(self, connection: AsyncConnection[Any], first: int) -> None:
         """Have the nodes take up what is open. Raises TransferRefused for a run whose definition is not here."""
@@ -94,8 +94,9 @@ class _Fold:
             self._add("retirements", number, {"workflow_id": decode_fact(event).workflow_id})
 
     def _take_run(self, number: int, event: RecordedEvent) -> None:
-        # The payload, which may be large or unreadable here, leaves nothing in the working set.
-        happened, run = decode(event._replace(payload=None)), event.stream
+        # Of payloads, which may be large or unreadable here, only a run's key leaves anything in the working set.
+        needed = event.type == RunStarted.__name__ and event.payload is not None and event.payload.startswith(b"{")
+        happened, run = decode(event if needed else event._replace(payload=None)), event.stream
         for table, rows in work_of(run, [happened]).items():
             for row in rows:
                 self._put(table, number, row)

@@ -30,7 +30,7 @@ class Retention:
         self._begun = f"""select position, stream from {events}
             where position > %s and position <= %s and version = 1 and recorded_at < %s
                 and (type = 'RunStarted' and (%s::text is null or data ->> 'workflow_id' = %s)
-                     or type = 'EventPublished' and %s::text is null)
+                     or type in ('EventPublished', 'StartRequested') and %s::text is null)
             order by position limit {_PAGE}"""
         # A run that ended, or an event that was routed, and whatever came after that, is older than the limit.
         self._over = f"""select s.stream from unnest(%s::uuid[]) with ordinality s(stream, n)

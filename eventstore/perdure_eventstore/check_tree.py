@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from perdure_eventstore import arrays
 from perdure_eventstore.check_archived import Archived
 from perdure_eventstore.check_heads import Heads, KnownHead
 from perdure_eventstore.check_rows import HASH, POSITION
@@ -69,15 +68,15 @@ class TreeCheck:
             if chunk is None:
                 if len(self._pending) < CHUNK:
                     return None
-                leaves = self._pending[:CHUNK]
-                del self._pending[:CHUNK]
-            elif chunk.last_position > upto and len(self._pending) < _MOST_PENDING:
+                leaves, used = self._pending[:CHUNK], CHUNK
+            elif _at(chunk.leaves[-LEAF_BYTES:]) > upto and len(self._pending) < _MOST_PENDING:
                 return None
             else:
                 compared = await self._compare(chunk)
                 if isinstance(compared, Fault):
                     return compared
-                leaves = compared
+                leaves, used = compared
+            del self._pending[:used]
             if fault := await self._add(Chunk.of(self.tree.size // CHUNK, leaves), chunk):
                 return fault
 
@@ -94,16 +93,22 @@ class TreeCheck:
         chunk = await self._chunk()
         if isinstance(chunk, Fault):
             return chunk
-        if chunk is not None and chunk.last_position <= mark:
-            compared = await self._compare(chunk)
-            return compared if isinstance(compared, Fault) else None
-        if fault := await self._check_nodes() or await self._check_heads(self._pending):
+        leaves = self._pending
+        if chunk is not None:
+            # It may have become complete since; what it had up to the mark must be there all the same.
+            compared = await self._compare(chunk, mark + 1)
+            if isinstance(compared, Fault):
+                return compared
+            leaves, used = compared
+            if used < len(self._pending):
+                return await self._fault_at(_at(self._pending[used]), INSERTED)
+        if fault := await self._check_nodes() or await self._check_heads(leaves):
             return fault
         known = await self._heads.next()
         if isinstance(known, Fault):
             return known
         if known is not None and known.head.position <= mark:
-            short = known.head.size - self.tree.size - len(self._pending)
+            short = known.head.size - self.tree.size - len(leaves)
             return fault_of(
                 f"{known} has {short} events more than the log: as many were cut off or removed, after position "
                 f"{self._trusted} and up to {known.head.position}"
@@ -126,14 +131,14 @@ class TreeCheck:
             return fault_of(f"chunk {number} of the tree was changed: it has not {CHUNK} leaves")
         return chunk
 
-    async def _compare(self, chunk: Chunk, upto: int | None = None) -> list[bytes] | Fault:
-        """The leaves of ``chunk`` (those before position ``upto``), if the events are those it took in."""
-        kept, own = split_leaves(chunk.leaves), self._pending[:CHUNK]
+    async def _compare(self, chunk: Chunk, upto: int | None = None) -> tuple[list[bytes], int] | Fault:
+        """The leaves of ``chunk`` (those before position ``upto``), if the events are those it took in, and how many
+        of the pending events they are."""
+        kept = split_leaves(chunk.leaves)
         if upto is not None:
             kept = [leaf for leaf in kept if _at(leaf) < upto]
-        elif own == kept:
-            del self._pending[:CHUNK]
-            return kept
+        if self._pending[: len(kept)] == kept:
+            return kept, len(kept)
         removed = await self._archived.among([_at(leaf) for leaf in set(kept) - set(self._pending)])
         at = 0
         for leaf in kept:
@@ -144,8 +149,7 @@ class TreeCheck:
                 return await self._fault_at(_at(found), INSERTED if _at(found) < _at(leaf) else ANOTHER)
             elif _at(leaf) not in removed:
                 return Fault(_at(leaf), None, None, None, MISSING)
-        del self._pending[:at]
-        return kept
+        return kept, at
 
     async def _add(self, chunk: Chunk, kept: Chunk | None) -> Fault | None:
         """Add a chunk whose leaves are right, and check the heads signed within it."""
@@ -203,7 +207,7 @@ class TreeCheck:
             return None
         levels, numbers, hashes = zip(*self._nodes, strict=True)
         self._nodes = []
-        wrong = (arrays.smallints(levels), arrays.bigints(numbers), arrays.byteas(hashes))
+        wrong = (list(levels), list(numbers), list(hashes))
         for level, number in await self._session.fetch(self._wrong_node, wrong):
             return fault_of(f"node {number} of level {level} of the tree is missing or was changed")
         return None

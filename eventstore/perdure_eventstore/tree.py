@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from perdure_eventstore import arrays
 from perdure_eventstore.errors import LogError
 from perdure_eventstore.merkle import (
     CHUNK,
@@ -159,11 +158,10 @@ class Tree:
         columns = list(zip(*chunks, strict=True))
         levels, numbers, hashes = zip(*nodes, strict=True) if nodes else ((), (), ())
         parameters = [
-            *(arrays.bigints(column) for column in columns[:3]),
-            *(arrays.byteas(column) for column in columns[3:]),
-            arrays.smallints(levels),
-            arrays.bigints(numbers),
-            arrays.byteas(hashes),
+            *map(list, columns),
+            list(levels),
+            list(numbers),
+            list(hashes),
         ]
         if (await self._session.fetch(self._write, parameters))[0][0] == len(chunks) + len(nodes):
             return
@@ -186,7 +184,7 @@ class Tree:
 
     async def _indexes(self, positions: Sequence[int], size: int) -> list[int]:
         kept = await self.kept()
-        numbers = await self._session.fetch(self._owners, (arrays.bigints(positions),))
+        numbers = await self._session.fetch(self._owners, (list(positions),))
         owners = [Chunk._make(row) for row in await self._session.fetch(self._chunks, ([n for (n,) in numbers],))]
         rest = await self._rest(kept.position, max(positions)) if max(positions, default=0) > kept.position else []
         runs = [(chunk.first_position, chunk.number * CHUNK, split_leaves(chunk.leaves)) for chunk in owners]
@@ -220,7 +218,7 @@ class Tree:
                 known[CHUNK_LEVEL, number] = root
         if nodes:
             levels, numbers = zip(*nodes, strict=True)
-            rows = await self._session.fetch(self._nodes, (arrays.smallints(levels), arrays.bigints(numbers)))
+            rows = await self._session.fetch(self._nodes, (list(levels), list(numbers)))
             known.update({(level, number): hash_ for level, number, hash_ in rows})
         return known
 

@@ -149,7 +149,9 @@ class _LogCheck:
         if fault := await self._check_earlier():
             yield self._progress(self._begun.position, fault)
             return
-        pages = _pages(self._session, self._schema, self._begun.position, self._end)
+        # Also below 1, where nothing may be.
+        after = self._begun.position or -(2**63)
+        pages = _pages(self._session, self._schema, after, self._end)
         try:
             async for rows in pages:
                 fault = await self._page(rows)
@@ -162,6 +164,8 @@ class _LogCheck:
         yield self._progress(self._end, fault)
 
     async def _page(self, rows: Sequence[Any]) -> Fault | None:
+        if rows[0][POSITION] < 1:
+            return fault_at(rows[0], "no event has a position below 1")
         found = await self._chains.page(rows)
         if found is not None:
             # A fault of the tree before it is the first: the chain may only show what follows from that one.
@@ -210,10 +214,21 @@ async def _end(session: Session, schema: str, outside: Sequence[KnownHead]) -> i
     return max(settled.position, *map(int, rows[0]), *(known.head.position for known in outside))
 
 
+def page_of_log(schema: str) -> str:
+    """The statement for a page of the log: after a position, up to another."""
+    return f"""select {COLUMNS} from "{schema}".events
+        where position > %s and position <= %s order by position limit {_PAGE}"""
+
+
+def page_of_stream(schema: str) -> str:
+    """The statement for a page of a stream: its id, after a version."""
+    return f"""select {COLUMNS} from "{schema}".events
+        where stream = %s and version > %s order by version limit {_PAGE}"""
+
+
 async def _pages(session: Session, schema: str, after: int, end: int) -> AsyncGenerator[list[Any], None]:
     """The log from ``after`` to ``end``; while a page is looked at, the next one is on its way."""
-    select = f"""select {COLUMNS} from "{schema}".events
-        where position > %s and position <= %s order by position limit {_PAGE}"""
+    select = page_of_log(schema)
     coming = asyncio.create_task(session.fetch(select, (after, end)))
     try:
         while rows := await coming:
@@ -229,8 +244,7 @@ async def _pages(session: Session, schema: str, after: int, end: int) -> AsyncGe
 
 
 async def _verify_stream(session: Session, schema: str, stream: UUID) -> AsyncIterator[Progress]:
-    select = f"""select {COLUMNS} from "{schema}".events
-        where stream = %s and version > %s order by version limit {_PAGE}"""
+    select = page_of_stream(schema)
     chain, events, last, version = ChainCheck(session, schema), 0, 0, 0
     while rows := await session.fetch(select, (stream, version)):
         version = rows[-1][VERSION]

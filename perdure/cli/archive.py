@@ -62,14 +62,16 @@ class ArchivedReader(Reader):
     def __init__(self, client: Client, events: list[RecordedEvent]) -> None:
         self._client, self._events = client, events
 
-    async def stream(self, stream: UUID, after: int = 0, batch: int = 1_000) -> AsyncIterator[RecordedEvent]:
+    async def stream(
+        self, stream: UUID, after: int = 0, batch: int = 1_000, *, payloads: bool = True
+    ) -> AsyncIterator[RecordedEvent]:
         """What the file has, and then what the log says happened to the stream since."""
         vault = self._client.vault
         stored = [event for event in self._events if event.version > after]
         for event in refuse_frames(stored) if vault is None else await vault.open(stored):
             yield event
         last = self._events[-1].version
-        async for event in self._client.reader.stream(stream, max(after, last), batch):
+        async for event in self._client.reader.stream(stream, max(after, last), batch, payloads=payloads):
             yield event
 
 
@@ -94,6 +96,6 @@ async def reader_of(client: Client, run: UUID, archive: str | None) -> Reader:
 async def load_archived(client: Client, run: UUID, archive: str | None) -> Loaded:
     """The run's state, out of the log or out of its file. Raises UnknownRun, WrongUse."""
     try:
-        return await load_run(client.reader, client.registry, run)
+        return await client.load(run)
     except RunArchived:
         return await load_run(await reader_of(client, run, archive), client.registry, run)

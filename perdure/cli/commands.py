@@ -147,6 +147,18 @@ def start(
 
 
 @verb(app)
+def cancel(
+    common: Common,
+    run: RunName,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+) -> Exit:
+    """Stop a run: what is under way is cancelled. One that has ended is left as it is."""
+    from perdure.cli.cancel import cancel_run
+
+    return cancel_run(common, run, reason)
+
+
+@verb(app)
 def runs(
     common: Common,
     status: Annotated[
@@ -225,7 +237,7 @@ def verify(
     if bundle is not None:
         from perdure.cli.bundle import check_file
 
-        return check_file(common, bundle, public_key[0] if public_key else None)
+        return check_file(common, bundle, public_key or [], others=(run, heads, resume))
     from perdure.cli.verify import check_log
 
     return check_log(common, run, heads, public_key or [], resume)
@@ -286,11 +298,17 @@ def keygen(
 
 
 @verb(app)
-def migrate(common: Common) -> Exit:
+def migrate(
+    common: Common,
+    grant: Annotated[
+        str | None,
+        typer.Option("--grant", metavar="ROLE", help="Let this role run nodes and clients, and do nothing else."),
+    ] = None,
+) -> Exit:
     """Bring the database to this version of Perdure."""
     from perdure.cli.migrate import migrate_database
 
-    return migrate_database(common)
+    return migrate_database(common, grant)
 
 
 @verb(keys, "new")

@@ -14,6 +14,7 @@ from perdure_engine.erasure import ErasureRefused
 from perdure_engine.faults import DefinitionRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
+from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
@@ -61,10 +62,12 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
-    if isinstance(error, TreeFault | PublishingFailed | TransferRefused | HeadRefused):
+    if isinstance(error, TreeFault | PublishingFailed | HeadRefused | TransferRefused):
         return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"
+    if isinstance(error, UnreadableEvent):
+        return exits.FAILED, str(error)
     if isinstance(error, LogError | EmbeddedPostgresError):
         return exits.NO_DATABASE, _on_one_line(error)
     if isinstance(error, DBAPIError | psycopg.Error):

@@ -29,7 +29,6 @@ from perdure.demo.nodes import LEASE_SECONDS, node_process
 from perdure.demo.teller import Teller
 from perdure.demo.workflow import COUNT_SECONDS, REPORT, add_tasks, example
 from perdure_engine.definitions.document import read_document
-from perdure_engine.history import load_run
 
 _PATIENCE = 40.0
 
@@ -116,7 +115,7 @@ async def _report(app: App, teller: Teller, common: Common, place: Path) -> UUID
 async def _under_way(client: Client, run: UUID, task: str, pid: int, place: Path) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            while (await load_run(client.reader, client.registry, run)).state.task(task).status != "started":
+            while (await client.load(run)).state.task(task).status != "started":
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise Failed(f"process {pid} did not begin the task within {_PATIENCE:g} s: see {place / 'node.log'}") from None

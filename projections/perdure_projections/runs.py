@@ -5,10 +5,13 @@ from typing import get_args
 from perdure_engine.run import events as e
 from perdure_eventstore.keeper import ERASED
 from perdure_projections.projection import Projection, sql_names, type_names
-from perdure_projections.statement import fold, message
+from perdure_projections.statement import fold, member, message
 
 TYPES = (*type_names(get_args(e.RunEvent)), ERASED)
 ENDED = type_names(e.RUN_ENDED)
+
+# A part of the payload, but for events of version 1, where it stands among the engine's facts.
+_KEY = f"""coalesce(started.data ->> 'key', {member("started", "key")} #>> '{{}}')"""
 
 _END_STATUS = """case ended.type when 'RunCompleted' then 'completed' when 'RunFailed' then 'failed'
             when 'RunTimedOut' then 'timed_out' else 'cancelled' end"""
@@ -45,13 +48,15 @@ with folded as materialized (
     insert into runs
         (run, workflow_id, digest, status, key, event, started_at, ended_at, tasks, events, version, error)
     select s.stream, started.data ->> 'workflow_id', started.data ->> 'digest', coalesce(s.status, 'open'),
-        started.data ->> 'key', started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
+        {_KEY}, started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
         s.version, s.error
     from seen s join events started on started.position = s.first
 )
 update runs r set status = case when r.ended_at is null then coalesce(s.status, r.status) else r.status end,
     ended_at = coalesce(s.ended_at, r.ended_at), tasks = r.tasks + s.tasks, events = r.events + s.events,
     version = coalesce(s.version, r.version),
+    key = case when s.erased then (select started.data ->> 'key' from events started
+        where started.stream = r.run and started.version = 1) else r.key end,
     error = case when s.erased and s.last is null and r.status = 'failed'
         then (select {_TASKS} from events ended where ended.stream = r.run and ended.type = 'RunFailed'
             order by ended.version desc limit 1)

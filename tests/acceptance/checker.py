@@ -84,7 +84,9 @@ def assert_kept(url: str, told: Told | None = None, *, at_rest: bool = True) -> 
 def _runs(events: Sequence[RecordedEvent]) -> dict[UUID, RunChecker]:
     runs: dict[UUID, RunChecker] = {}
     for event in events:
-        if event.type.startswith(("EventPublished", "EventRouted", "Definition")) or event.type in KEEPING:
+        if event.type.startswith(("EventPublished", "StartRequested", "EventRouted", "Definition")):
+            continue
+        if event.type in KEEPING:
             continue
         runs.setdefault(event.stream, RunChecker(event.stream)).see(event)
     return runs

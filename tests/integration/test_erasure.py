@@ -19,6 +19,7 @@ from logs import execute, opened, rows
 
 import perdure
 from perdure.encryption import EncryptionSettings
+from perdure.roles import grant_node
 from perdure_engine.erasure import ErasureRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.identity import workflow_stream
@@ -283,24 +284,31 @@ async def test_after_the_keeper_has_worked_its_transaction_may_change_no_more_th
             )
 
 
-async def test_only_the_owner_may_call_the_keeper(database_url: str) -> None:
+@pytest.mark.parametrize("node", [False, True], ids=["a guest", "a node's role"])
+async def test_only_the_owner_may_call_the_keeper(database_url: str, node: bool) -> None:
     role = f"guest_{uuid4().hex}"
-    execute(
-        database_url,
-        f"create role {role}",
-        f"grant usage on schema perdure to {role}",
-        f"grant all on perdure.events to {role}",
-    )
+    execute(database_url, f"create role {role}", f"grant usage on schema perdure to {role}")
+    if node:
+        async with opened(database_url) as engine:
+            await grant_node(engine, "perdure", role)
+    execute(database_url, f"grant all on perdure.events to {role}")
     try:
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(f"set role {role}".encode())
             for statement, sentence in (
                 ("select perdure.erase_payloads(gen_random_uuid(), 1, '', '')", "permission denied for function"),
+                ("select perdure.erase_archived(gen_random_uuid(), 1, '', '')", "permission denied for function"),
+                ("select perdure.remove_archived('{}', '{}', '{}', '', '')", "permission denied for function"),
                 (
                     "select perdure.record_keeping(gen_random_uuid(), 1, '', 'X', '{}')",
                     "permission denied for function",
                 ),
                 ("insert into perdure.keeper values (1)", "permission denied for table"),
+                (
+                    "insert into perdure.archived values (gen_random_uuid(), 1, '', 'empty', '')",
+                    "permission denied for",
+                ),
+                ("update perdure.keys set wrapped = null", "permission denied for table"),
                 ("update perdure.events set payload = null", "the log is append-only"),
             ):
                 with pytest.raises(psycopg.Error, match=sentence):

@@ -73,8 +73,7 @@ def sealed(lines: Sequence[bytes]) -> bytes:
 
 async def is_whole(engine: AsyncEngine) -> bool:
     async with raw_connection(engine) as connection:
-        found = [progress async for progress in verify(connection)]
-    return not found or found[-1].fault is None
+        return all([progress.fault is None async for progress in verify(connection)])
 
 
 @pytest.mark.parametrize("form", ["jsonl", "cloudevents"])
@@ -244,3 +243,17 @@ async def test_an_empty_log_is_exported_and_imported(target: AsyncEngine) -> Non
         text, said = await exported(target)
         assert (said.events, said.mark) == (0, 0)
         assert await import_lines(other, text) == Imported(LOG, 0, 0, 0)
+
+
+async def test_of_what_is_wrong_the_first_line_is_named(source: AsyncEngine, target: AsyncEngine) -> None:
+    whole = lines_of((await exported(source))[0])
+    for lines, number in [
+        ([*whole[:7], whole[7].replace(b'"n":', b'"m":'), *whole[8:]], 8),
+        ([*whole[:7], *whole[9:]], 12),
+        ([*whole[:7], whole[7].replace(b'"n":', b'"m":'), *whole[8:-1]], 8),
+        ([*whole[:7], whole[7].replace(b'"n":', b'"m":'), *whole[8:20], b"?\n"], 8),
+    ]:
+        with pytest.raises(TransferRefused) as refused:
+            await import_lines(target, b"".join(lines))
+        assert refused.value.line == number
+    assert content(url_of(target)) == []

@@ -20,6 +20,7 @@ from perdure_eventstore import arrays
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import Raced, domain_error
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.prepared import Prepared
 from perdure_eventstore.transfer.entry import Entry, TransferRefused, microseconds
 from perdure_eventstore.transfer.frame import Header
 from perdure_eventstore.transfer.lines import Line, Lines, export_lines
@@ -27,6 +28,9 @@ from perdure_eventstore.transfer.lines import Line, Lines, export_lines
 MAX_EVENTS: Final = 1_000
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Of payload in one statement, unless one event alone has more."""
+
+_PARAMETERS: Final = 12
+"""How many ``import_batch`` takes."""
 
 _2000: Final = 946_684_800_000_000
 """µs from 1970 to the year from which Postgres counts."""
@@ -49,10 +53,15 @@ class Companion:
 
     def __init__(self, schema: str = "perdure") -> None:
         self.schema = schema
-        self.sql = f'select * from "{schema}".import_batch({", ".join(["%s"] * 12)})'
+        self._call("import_batch", 0)
 
-    def parameters(self, events: Sequence[RecordedEvent]) -> list[Any]:
-        """What goes before the parameters of ``import_batch``. Raises TransferRefused."""
+    def _call(self, function: str, own: int) -> None:
+        count = own + _PARAMETERS
+        places = ", ".join([f"${place}" for place in range(1, count + 1)])
+        self.prepared = Prepared(f'select positions from "{self.schema}".{function}({places})', count)
+
+    def parameters(self, events: Sequence[RecordedEvent]) -> list[bytes | None]:
+        """What goes before the parameters of ``import_batch``, in Postgres' binary form. Raises TransferRefused."""
         return []
 
     async def finish(self, connection: AsyncConnection[Any], first: int) -> None:
@@ -110,11 +119,14 @@ class _Batches:
     def __init__(self, lines: Lines[Header, Entry], companion: Companion) -> None:
         self._lines, self._companion = iter(lines), companion
         self._left: Line[Entry] | None = None
+        self._refused: TransferRefused | None = None
 
     def next(self) -> _Batch | None:
         """The next; None at the end. Raises TransferRefused."""
         taken = list(self._take())
         if not taken:
+            if self._refused is not None:
+                raise self._refused
             return None
         events = [line.entry.event for line in taken]
         try:
@@ -124,7 +136,7 @@ class _Batches:
 
     def _take(self) -> Iterator[Line[Entry]]:
         count = size = 0
-        while (line := self._left or next(self._lines, None)) is not None:
+        while (line := self._left or self._next()) is not None:
             payload = line.entry.event.payload
             size += len(payload) if payload is not None else 0
             if count and (count == MAX_EVENTS or size > MAX_BYTES):
@@ -133,6 +145,14 @@ class _Batches:
             self._left = None
             count += 1
             yield line
+
+    def _next(self) -> Line[Entry] | None:
+        # What is wrong with the file here may follow from an earlier line: the database has its say on those first.
+        try:
+            return None if self._refused else next(self._lines, None)
+        except TransferRefused as error:
+            self._refused = error
+            return None
 
 
 class _Importer:
@@ -146,12 +166,10 @@ class _Importer:
     async def send(self, batch: _Batch) -> None:
         """Import ``batch``. Raises TransferRefused, LogError."""
         try:
-            cursor = await self._connection.execute(self._companion.sql, batch.parameters, prepare=True, binary=True)
-            row = await cursor.fetchone()
+            result = await self._companion.prepared.execute(self._connection, batch.parameters)
         except psycopg.Error as error:
             raise _refusal(error, batch.lines) from error
-        assert row is not None
-        for line, position in zip(batch.lines, row[0], strict=True):
+        for line, position in zip(batch.lines, arrays.unpack_bigints(result.get_value(0, 0) or b""), strict=True):
             if position is None:
                 self.skipped += 1
                 continue
@@ -173,7 +191,7 @@ def _refusal(error: psycopg.Error, batch: Sequence[Line[Entry]]) -> Exception:
     return refused
 
 
-def _columns(events: Sequence[RecordedEvent]) -> list[arrays.Array]:
+def _columns(events: Sequence[RecordedEvent]) -> list[bytes]:
     return [
         arrays.uuids([event.stream.bytes for event in events]),
         arrays.integers(event.version for event in events),

@@ -9,7 +9,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec.structs import replace
 
-from perdure_eventstore.append import Append
+from perdure_eventstore.append import Append, Entry, Together
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.vault.envelope import seal, unseal
 from perdure_eventstore.vault.errors import VaultError
@@ -21,6 +21,8 @@ REMEMBERED: Final = 10_000
 """Keys a process keeps in memory: it asks the store once for a run it works on."""
 
 _PAGE: Final = 1_000
+_NO_VERSION: Final = 0
+"""Of what is no event: versions begin with 1."""
 
 Cipher = AESGCM | VaultError | None
 """A stream's: None where its key was destroyed, an error where it cannot be had."""
@@ -33,17 +35,30 @@ class Vault:
         self._masters, self._store = masters, store
         self._ciphers: OrderedDict[UUID, AESGCM] = OrderedDict()
 
-    async def seal(self, appends: Sequence[Append]) -> list[Append | VaultError]:
-        """The appends with their payloads encrypted; an error in the place of one that cannot be.
+    async def seal(self, entries: Sequence[Entry]) -> list[Entry | VaultError]:
+        """The entries with their payloads encrypted; an error in the place of one that cannot be.
 
         Keys are drawn for streams that have none. Raises LogUnavailable while the key store cannot be reached.
         """
+        appends = [
+            append for entry in entries for append in (entry.appends if isinstance(entry, Together) else [entry])
+        ]
         private = [append for append in appends if _is_private(append)]
         if not private:
-            return list(appends)
+            return list(entries)
         new = {append.stream for append in private if append.expected.version == 0}
         ciphers = await self._have([append.stream for append in private], new)
-        return [_sealed(append, ciphers[append.stream]) if append.stream in ciphers else append for append in appends]
+        return [_sealed(entry, ciphers) for entry in entries]
+
+    async def seal_state(self, stream: UUID, text: bytes) -> bytes:
+        """``text``, which shows what is in the payloads of ``stream``, under the same key. Raises VaultError."""
+        cipher = _usable(stream, (await self._have([stream], ()))[stream])
+        return seal(cipher, stream, _NO_VERSION, text)
+
+    async def unseal_state(self, stream: UUID, frame: bytes) -> bytes:
+        """What ``seal_state`` sealed. Raises VaultError."""
+        cipher = _usable(stream, (await self._get([stream])).get(stream))
+        return unseal(cipher, stream, _NO_VERSION, frame)
 
     async def open(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
         """The events with their payloads decrypted; a payload whose key was destroyed is None.
@@ -132,11 +147,27 @@ def _is_private(append: Append) -> bool:
     return not append.in_the_clear and any(event.payload is not None for event in append.events)
 
 
-def _sealed(append: Append, cipher: Cipher) -> Append | VaultError:
+def _usable(stream: UUID, cipher: Cipher) -> AESGCM:
     if isinstance(cipher, VaultError):
-        return cipher
+        raise cipher
     if cipher is None:
-        return VaultError(f"stream {append.stream} was erased and its key destroyed: it takes no more payloads")
+        raise VaultError(f"stream {stream} was erased and its key destroyed: it takes no more payloads")
+    return cipher
+
+
+def _sealed(entry: Entry, ciphers: dict[UUID, Cipher]) -> Entry | VaultError:
+    try:
+        if isinstance(entry, Together):
+            return replace(entry, appends=tuple(_sealed_append(append, ciphers) for append in entry.appends))
+        return _sealed_append(entry, ciphers)
+    except VaultError as error:
+        return error
+
+
+def _sealed_append(append: Append, ciphers: dict[UUID, Cipher]) -> Append:
+    if not _is_private(append):
+        return append
+    cipher = _usable(append.stream, ciphers[append.stream])
     first = append.expected.version + 1
     return replace(
         append,
