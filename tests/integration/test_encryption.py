@@ -52,8 +52,8 @@ def encryption(request: pytest.FixtureRequest, master: Path, database_url: str, 
     return EncryptionSettings(master_key=master, store=url)
 
 
-def private_app(url: str, encryption: EncryptionSettings | None) -> perdure.App:
-    app = new_app(url, **({"encryption": encryption} if encryption else {}))
+def private_app(url: str, encryption: EncryptionSettings | None, **settings: Any) -> perdure.App:
+    app = new_app(url, **settings, **({"encryption": encryption} if encryption else {}))
 
     @app.task()
     async def work(task: perdure.Task, mark: str) -> dict[str, str]:
@@ -313,3 +313,25 @@ async def test_show_gets_errors_out_of_the_events(database_url: str, master: Pat
     assert blind.status == 2
     assert "is encrypted: set PERDURE_ENCRYPTION_MASTER_KEY" in blind.err
     assert command(tmp_path, "runs", "--json", PERDURE_DATABASE_URL=database_url).lines[0]["error"] == "doomed failed"
+
+
+async def test_snapshots_and_keys_are_encrypted_too(database_url: str, master: Path) -> None:
+    """A run's key is in the clear while it is open, where events are matched with it, and nowhere afterwards."""
+    tasks = [task(f"t{n}", *([f"t{n - 1}.completed"] if n else ["go"]), inputs=MARKED) for n in range(6)]
+    waits = task("late", {"all": ["t5.completed", {"event": "more", "within": "1h"}]}, inputs=MARKED)
+    definition = workflow("keyed", *tasks, waits, start=["go"], key="{{event.payload.mark}}")
+    settings: dict[str, Any] = {"encryption": EncryptionSettings(master_key=master), "snapshot_every": 5}
+    async with private_app(database_url, **settings).node() as app:
+        await app.register(definition)
+        (run,) = await (await app.publish("go", {"mark": MARK})).runs()
+        await until(lambda: rows(database_url, "select 1 from perdure.snapshots"))
+        await until(lambda: "TaskCompleted t5 1" in story(database_url, run.run_id))
+        assert set(found_in(database_url, MARK)) <= {"perdure.open_runs", "perdure.waits"}
+        assert rows(database_url, "select distinct get_byte(state, 32) from perdure.snapshots") == [(1,)]
+    async with private_app(database_url, **settings).node() as app:
+        await app.publish("more", {"mark": MARK})
+        assert (await app.run(run.run_id).result(timeout=10))["late"] == {"out": MARK}
+        behind = "select 1 from perdure.projections where position < (select max(position) from perdure.events)"
+        await until(lambda: not rows(database_url, behind))
+    assert found_in(database_url, MARK) == []
+    assert rows(database_url, "select key from perdure.runs") == [(None,)]

@@ -329,3 +329,21 @@ async def test_the_event_hashes_as_any_other(database_url: str, monkeypatch: pyt
     ]
     assert facts(database_url, run.run_id, "PayloadsErased")[0]["reason"] == 'for "no" reason\n'
     await chains_hold(database_url)
+
+
+async def test_the_key_and_the_request_of_a_run_go_with_it(database_url: str) -> None:
+    """A run with a key, asked for in SQL: its input is in the request as well, and its key in the view."""
+    keyed = workflow("keyed", task("a", inputs={"mark": "{{input.mark}}"}), key="{{input.mark}}")
+    async with forgetful_app(database_url).node() as app:
+        await app.register(keyed)
+        start = "select perdure.start('keyed', json_build_object('mark', %s::text), key => %s)"
+        run = rows(database_url, start, [MARK, MARK])[0][0]
+        await app.run(run).result(timeout=10)
+        await folded(database_url)
+        assert rows(database_url, "select key from perdure.runs") == [(MARK,)]
+        assert (await app.erase(run)).payloads == 4
+        await folded(database_url)
+        assert rows(database_url, "select key from perdure.runs") == [(None,)]
+        assert found_in(database_url, MARK) == []
+    async with opened(database_url) as engine, raw_connection(engine) as connection:
+        assert [each.fault async for each in verify(connection)][-1] is None
