@@ -94,8 +94,9 @@ class _Fold:
             self._add("retirements", number, {"workflow_id": decode_fact(event).workflow_id})
 
     def _take_run(self, number: int, event: RecordedEvent) -> None:
-        # The payload, which may be large or unreadable here, leaves nothing in the working set.
-        happened, run = decode(event._replace(payload=None)), event.stream
+        # Of payloads, which may be large or unreadable here, only a run's key leaves anything in the working set.
+        needed = event.type == RunStarted.__name__ and event.payload is not None and event.payload.startswith(b"{")
+        happened, run = decode(event if needed else event._replace(payload=None)), event.stream
         for table, rows in work_of(run, [happened]).items():
             for row in rows:
                 self._put(table, number, row)
