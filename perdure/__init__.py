@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from perdure.settings import Settings
     from perdure_engine.definitions.definition import Retry
     from perdure_engine.errors import NoRetry
-    from perdure_engine.event_manager import Event
     from perdure_engine.faults import DefinitionRefused, Fault
+    from perdure_engine.interest import Event
     from perdure_engine.task import Task
     from perdure_eventstore.door import Json, PayloadRefused
 
@@ -40,7 +40,7 @@ __all__ = [
 _PLACES = {
     "App": "perdure.app",
     "DefinitionRefused": "perdure_engine.faults",
-    "Event": "perdure_engine.event_manager",
+    "Event": "perdure_engine.interest",
     "Fault": "perdure_engine.faults",
     "Json": "perdure_eventstore.door",
     "NoRetry": "perdure_engine.errors",

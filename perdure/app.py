@@ -1,27 +1,32 @@
 """``perdure.App``: everything a Python application needs to embed Perdure."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
 from perdure.blocking import BlockingClient
-from perdure.client import Client, Published, Run, as_id, as_json
+from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
 from perdure.errors import NotConnected
+from perdure.listening import Listening, Work
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
+from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Retry
-from perdure_engine.event_manager import EventManager, Listener
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
+from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration
+from perdure_engine.staging import cancel_call, publish_call
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
 from perdure_eventstore.door import Json
@@ -33,10 +38,11 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
-class App:
+class App(Listening):
     """An application's Perdure: task types, and a database once it is connected.
 
     ``async with app:`` connects a client, which publishes, starts and asks. ``async with app.node():`` also executes.
+    Either may be entered several times at once; the last one out disconnects.
     """
 
     def __init__(
@@ -55,15 +61,16 @@ class App:
         """
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
-        self.schema = schema or self.settings.schema_name
+        super().__init__(schema or self.settings.schema_name)
         self.types = TaskTypes()
         self.resources: Mapping[str, Any] = {}
         self._lifespan = lifespan
         self._closing = AsyncExitStack()
+        self._entered = 0
+        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._background = Background()
         self._feed: Feed | None = None
         self._client: Client | None = None
-        self._listening: list[Callable[[EventManager], Coroutine[Any, Any, None]]] = []
         folder = database.embedded_folder(self.database_name)
         self._close_tasks = register_builtins(
             self.types,
@@ -96,13 +103,23 @@ class App:
         return add
 
     async def __aenter__(self) -> Self:
-        await self._closing.enter_async_context(self._connected())
+        async with self._gate():
+            if not self._entered:
+                await self._closing.enter_async_context(self._connected())
+            self._entered += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._closing.aclose()
+        async with self._gate():
+            self._entered -= 1
+            if not self._entered:
+                await self._closing.aclose()
+
+    def _gate(self) -> asyncio.Lock:
+        """Who enters waits for who leaves. An app may serve one event loop after another, a lock only one."""
+        return self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     @asynccontextmanager
     async def node(self, *, views: bool = True) -> AsyncIterator[Self]:
@@ -112,8 +129,7 @@ class App:
         KeyRefused.
         """
         async with AsyncExitStack() as stack:
-            if self._client is None:
-                await stack.enter_async_context(self)
+            await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
             node = Node(client.engine, self.types, self._node_settings(), feed)
             background = await stack.enter_async_context(Background())
@@ -175,14 +191,22 @@ class App:
         key: str | None = None,
         event_id: UUID | None = None,
         run: UUID | None = None,
+        connection: AsyncWithin | None = None,
     ) -> Published:
         """Record an event; it is on the disk when this returns, and a node routes it to the runs it concerns.
 
         ``payload`` is plain JSON data (or ``perdure.Json`` text). With the ``event_id`` of an earlier event and equal
-        content, that one is returned. ``run`` narrows it to one run. Raises PayloadRefused, StartRefused, LogError.
+        content, that one is returned. ``run`` narrows it to one run. With ``connection`` (see docs/transactions.md) it
+        is recorded when the caller's transaction commits, and only then; the app need not be connected. Raises
+        PayloadRefused, StartRefused, LogError; with ``connection`` also WrongConnection.
         """
         fact = EventPublished(name=event, key=key, run=run, payload=as_json(payload))
-        return await self.client.publish(fact, event_id)
+        if connection is None:
+            return await self.client.publish(fact, event_id)
+        check_event(fact, event_id)
+        stream = event_id or new_id()
+        await execute_async(connection, publish_call(fact, stream), self.schema)
+        return Published(lambda: self.client, stream, None)
 
     async def start(
         self,
@@ -192,43 +216,39 @@ class App:
         event: str | None = None,
         key: str | None = None,
         run_id: UUID | None = None,
+        connection: AsyncWithin | None = None,
     ) -> Run:
         """Start a run of the newest active version; nothing is published.
 
         ``event`` is the entry it starts with, and may be left out where there is at most one. With the ``run_id`` of
-        an earlier run and equal content, that one is returned. Raises UnknownWorkflow, StartRefused, LogError.
+        an earlier run and equal content, that one is returned. With ``connection`` (see docs/transactions.md) the run
+        is there once the caller's transaction commits. Raises UnknownWorkflow, StartRefused, LogError; with
+        ``connection`` also WrongConnection.
         """
-        return await self.client.start(workflow_id, as_json({} if input is None else input), event, key, run_id)
+        given = as_json({} if input is None else input)
+        if connection is None:
+            return await self.client.start(workflow_id, given, event, key, run_id)
+        run, call = await self.client.stage_start(workflow_id, given, event, key, run_id)
+        if call is not None:
+            await execute_async(connection, call, self.schema)
+        return run
+
+    async def cancel(self, run_id: UUID, reason: str = "", *, connection: AsyncWithin | None = None) -> None:
+        """Ask that a run be stopped: what is under way is cancelled, and it ends ``cancelled``. It may take a moment.
+
+        A run that has ended is left as it is. With ``connection`` it is asked when the caller's transaction commits;
+        whether there is such a run is not checked then. Raises UnknownRun, StartRefused, LogError, WrongConnection.
+        """
+        as_id("run_id", run_id)
+        if connection is None:
+            await self.client.cancel(run_id, reason)
+        else:
+            await execute_async(connection, cancel_call(run_id, check_reason(reason)), self.schema)
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""
         as_id("run_id", run_id)
         return Run(self.client, run_id)
-
-    def on(self, *names: str) -> Callable[[Listener], Listener]:
-        """Call the decorated function for events of these names (none: all) while the app is connected.
-
-        Published events go by their own name, the engine's by their type: ``task_completed``, ``run_failed``, ….
-        """
-
-        def add(listener: Listener) -> Listener:
-            self._add_listener(lambda manager: manager.listen(names, listener))
-            return listener
-
-        return add
-
-    def subscribe(self, name: str, *names: str, from_start: bool = False) -> Callable[[Listener], Listener]:
-        """A durable ``on``: ``name`` has a checkpoint in the database, so nothing is missed, and events come in order.
-
-        At least once: after a crash the last event may come again. ``from_start`` begins a new subscription with the
-        log's first event.
-        """
-
-        def add(listener: Listener) -> Listener:
-            self._add_listener(lambda manager: manager.subscribe(name, names, listener, from_start=from_start))
-            return listener
-
-        return add
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
@@ -242,11 +262,11 @@ class App:
             if self._lifespan is not None:
                 resources = await stack.enter_async_context(self._lifespan(self))
                 self.resources = resources or {}
-            for begin in self._listening:
-                self._listen(begin)
+            self._begin_listening()
             yield
 
     def _disconnect(self) -> None:
+        self._end_listening()
         self._client = self._feed = None
         self.resources = {}
 
@@ -257,15 +277,11 @@ class App:
             self._background.spawn(endlessly(self._feed.run))
         return self._feed
 
-    def _add_listener(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
-        self._listening.append(begin)
-        self._listen(begin)
-
-    def _listen(self, begin: Callable[[EventManager], Coroutine[Any, Any, None]]) -> None:
-        if self._client is not None:
-            manager = EventManager(self._client.engine, self._follow_log(), self.schema)
-            self._background.spawn(endlessly(lambda: begin(manager)))
+    def _spawn(self, work: Work) -> None:
+        self._background.spawn(endlessly(work))
 
     def _node_settings(self) -> NodeSettings:
         settings = self.settings
-        return NodeSettings(self.schema, settings.concurrency, settings.lease, settings.poll)
+        return NodeSettings(
+            self.schema, settings.concurrency, settings.lease, settings.poll, snapshot_every=settings.snapshot_every
+        )

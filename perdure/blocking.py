@@ -14,10 +14,13 @@ from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from perdure.client import Client, Published, Run, as_json
+from perdure.client import Client, Run, as_id, as_json, check_event, check_reason
 from perdure.connected import connected
+from perdure.within import Within, execute
 from perdure_engine.facts import EventPublished, EventRouted
+from perdure_engine.identity import new_id
 from perdure_engine.registry import Registered, Registration
+from perdure_engine.staging import cancel_call, publish_call
 
 if TYPE_CHECKING:
     from perdure.app import App
@@ -71,10 +74,20 @@ class BlockingClient:
         key: str | None = None,
         event_id: UUID | None = None,
         run: UUID | None = None,
+        connection: Within | None = None,
     ) -> "BlockingPublished":
-        """As App.publish: the event is on the disk when this returns."""
+        """As App.publish: the event is on the disk when this returns.
+
+        With ``connection`` it is recorded when the caller's transaction commits, and no other connection is opened.
+        """
         fact = EventPublished(name=event, key=key, run=run, payload=as_json(payload))
-        return BlockingPublished(self, self._ask(lambda client: client.publish(fact, event_id)))
+        if connection is None:
+            published = self._ask(lambda client: client.publish(fact, event_id))
+            return BlockingPublished(self, published.event_id, published.position)
+        check_event(fact, event_id)
+        stream = event_id or new_id()
+        execute(connection, publish_call(fact, stream), self._app.schema)
+        return BlockingPublished(self, stream, None)
 
     def start(
         self,
@@ -84,11 +97,25 @@ class BlockingClient:
         event: str | None = None,
         key: str | None = None,
         run_id: UUID | None = None,
+        connection: Within | None = None,
     ) -> "BlockingRun":
         """As App.start."""
         given = as_json({} if input is None else input)
-        run = self._ask(lambda client: client.start(workflow_id, given, event, key, run_id))
+        if connection is None:
+            run = self._ask(lambda client: client.start(workflow_id, given, event, key, run_id))
+            return BlockingRun(self, run.run_id)
+        run, starting = self._ask(lambda client: client.stage_start(workflow_id, given, event, key, run_id))
+        if starting is not None:
+            execute(connection, starting, self._app.schema)
         return BlockingRun(self, run.run_id)
+
+    def cancel(self, run_id: UUID, reason: str = "", *, connection: Within | None = None) -> None:
+        """As App.cancel."""
+        as_id("run_id", run_id)
+        if connection is None:
+            self._ask(lambda client: client.cancel(run_id, reason))
+        else:
+            execute(connection, cancel_call(run_id, check_reason(reason)), self._app.schema)
 
     def run(self, run_id: UUID) -> "BlockingRun":
         """A handle on a run; nothing is asked of the database yet."""
@@ -126,11 +153,11 @@ class BlockingClient:
 
 
 class BlockingPublished:
-    """A published event: its ``event_id`` and its ``position`` in the log."""
+    """A published event: its ``event_id`` and its ``position`` in the log, None for one that is not committed yet."""
 
-    def __init__(self, client: BlockingClient, published: Published) -> None:
+    def __init__(self, client: BlockingClient, event_id: UUID, position: int | None) -> None:
         self._client = client
-        self.event_id, self.position = published.event_id, published.position
+        self.event_id, self.position = event_id, position
 
     def routed(self, timeout: float | None = 30.0) -> EventRouted:
         """What it met, once a node has routed it. Raises TimeoutError."""

@@ -1,25 +1,27 @@
 """What a program asks of Perdure: publish, start, register, wait. Works with or without a node in this process."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
-from perdure_engine.arrivals import LONGEST_KEY
+from perdure.starts import Order, Starts
+from perdure_engine.arrivals import wrong_key
 from perdure_engine.background import endlessly
-from perdure_engine.definitions.definition import Definition
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import Loaded, UnknownRun, fold_tail, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
-from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
-from perdure_engine.starting import append_start
+from perdure_engine.snapshots import Snapshots
+from perdure_engine.staging import Call, cancel_call, start_call
+from perdure_engine.starting import append_start, key_is_open
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.work import OPEN_KEY, WorkStatement
 from perdure_eventstore.append import Append
@@ -29,6 +31,9 @@ from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+LONGEST_REASON = 1_000
+"""Characters of a cancel's reason."""
 
 _POLL = 0.002
 _MOST_POLL = 0.25
@@ -43,11 +48,13 @@ class Client:
         self.node: Node | None = None
         self._types, self._patience = types, patience
         self._session = Session(engine)
-        self.reader = Reader(self._session, schema)
+        self.reader, self._snapshots = Reader(self._session, schema), Snapshots(self._session, schema)
+        self._open_key = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
         self.appender = self._new_appender()
         self.registry = Registry(self._session, self.appender, schema)
+        self._starts = Starts(self.reader, self.registry, lambda: self.appender.clock.moment())
 
     async def run(self) -> None:
         """Append what is asked for; cancel to end."""
@@ -75,15 +82,7 @@ class Client:
 
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":
         """See App.publish."""
-        if not isinstance(event.name, str):
-            raise StartRefused(f"an event's name is text, not {event.name!r}")
-        as_id("event_id", event_id)
-        as_id("run", event.run)
-        if event.name in RESERVED_EVENTS:
-            raise StartRefused(f"{event.name!r} is one of the engine's own event names; choose another")
-        if why := wrong_event_name(event.name):
-            raise StartRefused(why)
-        _check_key(event.key)
+        check_event(event, event_id)
         stream = event_id or new_id()
         append = Append(stream, NO_STREAM, [encode_fact(event, id_=stream)], announce=True)
         try:
@@ -92,29 +91,50 @@ class Client:
         except Conflict:
             position = await self._same_event(stream, event)
         self._hint()
-        return Published(self, stream, position)
+        return Published(lambda: self, stream, position)
 
     async def start(
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
     ) -> "Run":
         """See App.start."""
-        as_id("run_id", run_id)
-        active = await self.registry.active(workflow_id)
-        definition = await self.registry.definition(active.digest)
-        command = StartRun(
-            at=self.appender.clock.moment(), input=input_, event=_entry(definition, event), key=_key(definition, key)
-        )  # fmt: skip
-        state = new_run(definition, run_id or new_id())
+        order = Order(workflow_id, input_, event, key)
+        found = await self._starts.decide(order, as_id("run_id", run_id))
+        if isinstance(found, UUID):
+            return Run(self, found)
+        state, command = found
         try:
-            if not await self._start(state, command):
-                await self._same_run(state.run_id, workflow_id, command)
+            if not await self._start(state, command) and not await self._starts.is_there(state.run_id, order):
+                raise StartRefused(f"{state.run_id} is no run, but the id of something else; choose another run id")
         except AppendRefused as error:
             if error.constraint != OPEN_KEY:
                 raise
-            raise StartRefused(
-                f"a run of {workflow_id} with the key {key!r} is open; publish an event to it"
-            ) from error
+            raise StartRefused(key_is_open(workflow_id, key)) from error
         return Run(self, state.run_id)
+
+    async def stage_start(
+        self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
+    ) -> tuple["Run", Call | None]:
+        """A run, and the call that starts it in somebody's transaction; none if it is there already."""
+        order = Order(workflow_id, input_, event, key)
+        as_id("run_id", run_id)
+        if run_id is not None and await self._starts.is_there(run_id, order):
+            return Run(self, run_id), None
+        found = await self._starts.decide(order, run_id)
+        if isinstance(found, UUID):
+            return Run(self, found), None
+        state, command = found
+        # It may yet be taken when the caller commits; then the commit is refused.
+        if state.definition.key is not None and await self._session.fetch(self._open_key, (workflow_id, key)):
+            raise StartRefused(key_is_open(workflow_id, key))
+        return Run(self, state.run_id), start_call(state, command)
+
+    async def cancel(self, run: UUID, reason: str) -> None:
+        """See App.cancel."""
+        call = cancel_call(run, check_reason(reason))
+        await self._starts.check_known(run)
+        await self._session.fetch(call.sql(self.schema, lambda _: "%s"), call.values)
+        if self.node and self.node.tenure:
+            self.node.tenure.feed.hint()
 
     async def wait(self, run: UUID, timeout: float | None) -> RunState:
         """The run's state once it has ended. Raises StillOpen, UnknownRun."""
@@ -124,8 +144,17 @@ class Client:
         except TimeoutError:
             raise StillOpen(run, timeout or 0.0) from None
 
+    async def state(self, run: UUID) -> RunState:
+        """The run's state now. Raises UnknownRun."""
+        try:
+            return (await self.load(run)).state
+        except UnknownRun:
+            if await self._starts.is_asked_for(run):
+                raise UnknownRun(run, "it was asked for, and a node has yet to start it") from None
+            raise
+
     async def _wait(self, run: UUID) -> RunState:
-        pause, head, waited = _POLL, None, False
+        pause, known, waited = _POLL, None, False
         while True:
             endings = self.node.tenure.endings if self.node and self.node.tenure else None
             if endings and (state := endings.get(run)) is not None:
@@ -135,16 +164,32 @@ class Client:
                 waited = True
                 await endings.wait(run, _MOST_POLL)
                 continue
-            if (now := await self.reader.head(run)) != head:
-                state = (await load_run(self.reader, self.registry, run)).state
-                if state.is_ended:
-                    return state
-                head, pause = now, _POLL
+            if known is None or await self.reader.head(run) != known.head:
+                known = await self._further(run, known)
+                if known is not None:
+                    pause = _POLL
+                    if known.state.is_ended:
+                        return known.state
             if endings:
                 await endings.wait(run, pause)
             else:
                 await asyncio.sleep(pause)
             pause = min(pause * 1.3, _MOST_POLL)
+
+    async def load(self, run: UUID) -> Loaded:
+        """The run as its events are now. Raises UnknownRun."""
+        return await load_run(self.reader, self.registry, run, self._snapshots)
+
+    async def _further(self, run: UUID, known: Loaded | None) -> Loaded | None:
+        """The run as it is by now. None for one that was asked for in SQL and that a node has yet to start."""
+        if known is not None:
+            return await fold_tail(self.reader, self.registry, known)
+        try:
+            return await self.load(run)
+        except UnknownRun:
+            if await self._starts.is_asked_for(run):
+                return None
+            raise
 
     async def routed(self, event: UUID, timeout: float | None) -> EventRouted:
         """What a published event met, once a node has routed it. Raises TimeoutError."""
@@ -167,18 +212,6 @@ class Client:
                 pass
         return await append_start(self.appender, state, command)
 
-    async def _same_run(self, run: UUID, workflow_id: str, command: StartRun) -> None:
-        """The run is there already: fine if it was started with the same content."""
-        try:
-            known = (await load_run(self.reader, self.registry, run)).state
-        except UnknownRun as error:
-            raise StartRefused(f"{run} is no run, but the id of something else; choose another run id") from error
-        if known.definition.workflow_id != workflow_id:
-            raise StartRefused(f"run {run} is one of {known.definition.workflow_id}; choose another run id")
-        start = known.start
-        if (known.input, start.name, start.key) != (command.input, command.event, command.key):
-            raise StartRefused(f"run {run} was started before with another input, event or key; choose another run id")
-
     async def _same_event(self, stream: UUID, event: EventPublished) -> int:
         async for recorded in self.reader.stream(stream, batch=1):
             if recorded.type == "EventPublished" and decode_fact(recorded) == event:
@@ -189,6 +222,25 @@ class Client:
     def _hint(self) -> None:
         if self.node and self.node.tenure:
             self.node.tenure.feed.hint()
+
+
+def check_event(event: EventPublished, event_id: UUID | None) -> None:
+    """Raise StartRefused unless ``event`` can be published under ``event_id``."""
+    if not isinstance(event.name, str):
+        raise StartRefused(f"an event's name is text, not {event.name!r}")
+    as_id("event_id", event_id)
+    as_id("run", event.run)
+    if event.name in RESERVED_EVENTS:
+        raise StartRefused(f"{event.name!r} is one of the engine's own event names; choose another")
+    if why := wrong_event_name(event.name) or wrong_key(event.key):
+        raise StartRefused(why)
+
+
+def check_reason(reason: str) -> str:
+    """``reason`` if it can be recorded. Raises StartRefused."""
+    if not isinstance(reason, str) or len(reason) > LONGEST_REASON or "\0" in reason:
+        raise StartRefused(f"a reason is text of at most {LONGEST_REASON} characters, not {reason!r:.60}")
+    return reason
 
 
 def as_json(value: Any) -> Json:
@@ -203,47 +255,22 @@ def as_id(what: str, value: UUID | None) -> UUID | None:
     return value
 
 
-def _entry(definition: Definition, event: str | None) -> str | None:
-    entries = sorted(definition.entries)
-    if event is None:
-        if len(entries) > 1:
-            raise StartRefused(f"{definition.workflow_id} has several entries: say event= one of {', '.join(entries)}")
-        return entries[0] if entries else None
-    if event not in entries:
-        there = f"its entries are {', '.join(entries)}" if entries else "it has none: leave event= out"
-        raise StartRefused(f"{event!r} is no entry of {definition.workflow_id}; {there}")
-    return event
-
-
-def _check_key(key: str | None) -> None:
-    if key is not None and not isinstance(key, str):
-        raise StartRefused(f"a key is text, not {key!r}")
-    if key is not None and (len(key) > LONGEST_KEY or not key.isprintable()):
-        raise StartRefused(f"a key is at most {LONGEST_KEY} printable characters, not {key[:40]!r}")
-
-
-def _key(definition: Definition, key: str | None) -> str | None:
-    _check_key(key)
-    if definition.key is not None and key is None:
-        raise StartRefused(f"{definition.workflow_id} keeps one open run a key: say key=")
-    return key
-
-
 class Published:
-    """A published event: its ``event_id`` and its ``position`` in the log."""
+    """A published event: its ``event_id`` and its ``position`` in the log, None for one that is not committed yet."""
 
-    def __init__(self, client: Client, event_id: UUID, position: int) -> None:
+    def __init__(self, client: Callable[[], Client], event_id: UUID, position: int | None) -> None:
+        """``client`` is asked for when it is needed."""
         self._client = client
         self.event_id, self.position = event_id, position
 
     async def routed(self, timeout: float | None = 30.0) -> EventRouted:
         """What it met, workflow by workflow, once a node has routed it. Raises TimeoutError."""
-        return await self._client.routed(self.event_id, timeout)
+        return await self._client().routed(self.event_id, timeout)
 
     async def runs(self, timeout: float | None = 30.0) -> list["Run"]:
         """The runs it started or reached, once a node has routed it. Raises TimeoutError."""
         routed = await self.routed(timeout)
-        return [Run(self._client, match.run) for match in routed.matches if match.run is not None]
+        return [Run(self._client(), match.run) for match in routed.matches if match.run is not None]
 
 
 class Run:
@@ -255,7 +282,7 @@ class Run:
 
     async def state(self) -> RunState:
         """Its state now, folded from its events (``perdure_engine.run.RunState``). Raises UnknownRun."""
-        return (await load_run(self._client.reader, self._client.registry, self.run_id)).state
+        return await self._client.state(self.run_id)
 
     async def status(self) -> str:
         """ "open", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""

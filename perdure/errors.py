@@ -54,5 +54,9 @@ class StillOpen(PerdureError, TimeoutError):
         super().__init__(f"run {run} is still open after {seconds:g} s; it goes on")
 
 
+class WrongConnection(PerdureError, ValueError):
+    """What was given as ``connection=`` is no open connection of the right kind."""
+
+
 class StartRefused(PerdureError, ValueError):
     """A run cannot be started this way, or an event published; the message says what would be right."""

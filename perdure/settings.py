@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """How long a lost hint can delay an event."""
     patience: float = Field(default=10.0, ge=0)
     """How long publish and start wait for a database that cannot be reached."""
+    snapshot_every: int = Field(default=1_000, ge=0)
+    """Events by which a long run grows from one snapshot of its state to the next; 0 takes none."""
     smtp: SmtpSettings = SmtpSettings()
     http: HttpSettings = HttpSettings()
     heads: HeadSettings = HeadSettings()

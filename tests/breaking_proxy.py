@@ -2,14 +2,14 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import make_url
 
-Where = Literal["before the statement", "before the answer"]
+Where = Literal["before the statement", "in the middle", "before the answer"]
 
 _PORT = 5432
 
@@ -17,8 +17,8 @@ _PORT = 5432
 class BreakingProxy:
     """Forwards bytes. After ``break_next(marker, where)`` the next message with ``marker`` loses its connection.
 
-    "before the statement": Postgres never sees it. "before the answer": Postgres has it whole, does it, commits and
-    answers, and the answer is thrown away.
+    "before the statement": Postgres never sees it. "in the middle": Postgres sees half of it. "before the answer":
+    Postgres has it whole, does it, commits and answers, and the answer is thrown away.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -27,59 +27,96 @@ class BreakingProxy:
         self._marker: bytes | None = None
         self._where: Where = "before the answer"
         self.broken = 0
+        self._left: Callable[[bytes], int] | None = None
+        self.holding, self._released = asyncio.Event(), asyncio.Event()
         self._answered = asyncio.Event()
         self._mute: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def hold_next(self, marker: bytes, left: Callable[[bytes], int]) -> None:
+        """Let the next piece with ``marker`` through but for ``left`` bytes of it, which wait for ``release``."""
+        self._marker, self._left = marker, left
+
+    def release(self) -> None:
+        """Let go what is held."""
+        self._released.set()
+
     def break_next(self, marker: bytes, where: Where) -> None:
-        self._marker, self._where = marker, where
+        self._marker, self._where, self._left = marker, where, None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its beginning to its end."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        server_reader, server_writer = await self._connect()
-        answers = asyncio.create_task(self._forward(server_reader, writer))
-        try:
-            while data := await reader.read(1 << 20):
-                if self._marker is None or self._marker not in data:
-                    server_writer.write(data)
-                    continue
-                self._marker = None
-                self.broken += 1
-                if self._where == "before the answer":
-                    self._answered.clear()
-                    self._mute = writer
-                    server_writer.write(data)
-                    await self._answered.wait()
-                break
-        finally:
-            answers.cancel()
-            with suppress(asyncio.CancelledError):
-                await answers
-            for end in (writer, server_writer):
-                end.close()
-                with suppress(OSError):
-                    await end.wait_closed()
-            self._tasks.discard(task)
+        async with AsyncExitStack() as ends:
+            ends.callback(self._tasks.discard, task)
+            ends.push_async_callback(_end, writer)
+            # One end is gone, never was there, or was cut, and the other goes with it.
+            with suppress(OSError, asyncio.CancelledError):
+                server_reader, server_writer = await self._connect()
+                ends.push_async_callback(_end, server_writer)
+                answers = asyncio.create_task(self._forward(server_reader, writer))
+                ends.callback(answers.cancel)
+                await self._pass_on(reader, server_writer, writer)
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, client: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(1 << 20):
+            if self._marker is None or self._marker not in data:
+                server.write(data)
+                continue
+            self._marker = None
+            if self._left is not None:
+                await self._hold(data, self._left(data), server)
+                continue
+            self.broken += 1
+            if self._where == "in the middle":
+                server.write(data[: len(data) // 2])
+                await server.drain()
+            elif self._where == "before the answer":
+                self._answered.clear()
+                self._mute = client
+                server.write(data)
+                await self._answered.wait()
+            return
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._host.startswith("/"):
             return await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
         return await asyncio.open_connection(self._host, self._port)
 
-    async def close(self) -> None:
+    async def _hold(self, data: bytes, left: int, writer: asyncio.StreamWriter) -> None:
+        self._released.clear()
+        writer.write(data[: len(data) - left])
+        self.holding.set()
+        await self._released.wait()
+        self.holding.clear()
+        writer.write(data[len(data) - left :])
+
+    async def cut(self) -> None:
+        """Break every connection there is now, on both sides."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 20):
-            if writer is self._mute:
-                self._answered.set()
-            else:
-                writer.write(data)
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                if writer is self._mute:
+                    self._answered.set()
+                else:
+                    writer.write(data)
+        if writer is self._mute:
+            self._answered.set()
         writer.close()
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError, asyncio.CancelledError):
+        await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -95,4 +132,6 @@ async def breaking_proxy(url: str) -> AsyncIterator[tuple[str, BreakingProxy]]:
             yield through.render_as_string(hide_password=False), proxy
         finally:
             server.close()
-            await proxy.close()
+            # Who has just come in begins its task first.
+            await asyncio.sleep(0.01)
+            await proxy.cut()

@@ -1,7 +1,7 @@
 """What the tests of the log share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Any
@@ -19,6 +19,8 @@ from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
 _numbers = count(1)
+
+LOG_TABLES = ("events", "payloads", "tree_chunks", "tree_nodes", "heads")
 
 
 def event(type_: str = "Happened", payload: bytes | None = None, id_: UUID | None = None) -> NewEvent:
@@ -91,16 +93,33 @@ def execute(url: str, *statements: str) -> None:
 
 def with_guards_off(*statements: str) -> list[str]:
     """What somebody with every right could do to the log: switch its guards off, change it, switch them on."""
-    tables = ("events", "payloads", "tree_chunks", "tree_nodes", "heads")
     return [
-        *(f"alter table perdure.{table} disable trigger all" for table in tables),
+        *(f"alter table perdure.{table} disable trigger all" for table in LOG_TABLES),
         *statements,
-        *(f"alter table perdure.{table} enable always trigger {table}_are_final" for table in tables),
+        *(f"alter table perdure.{table} enable always trigger {table}_are_final" for table in LOG_TABLES),
     ]
 
 
 def tamper(url: str, *statements: str) -> None:
     execute(url, "begin", *with_guards_off(*statements), "commit")
+
+
+@contextmanager
+def keeping_the_log(url: str) -> Iterator[Callable[[], None]]:
+    """Gives a function that brings the log back to what it is now, whatever was done to it."""
+    execute(url, "create schema kept", *(f"create table kept.{t} as table perdure.{t}" for t in LOG_TABLES))
+
+    def restore() -> None:
+        statements = []
+        for table in LOG_TABLES:
+            statements += [
+                f"truncate perdure.{table}",
+                f"insert into perdure.{table} overriding system value select * from kept.{table}",
+            ]
+        tamper(url, *statements)
+
+    yield restore
+    execute(url, "drop schema kept cascade")
 
 
 async def until(condition: Any, seconds: float = 10.0) -> None:

@@ -13,6 +13,15 @@ LONGEST_KEY = 256
 """Characters of a run's key."""
 
 
+def wrong_key(key: object) -> str | None:
+    """What is wrong with a run's key, as a sentence; None if nothing is."""
+    if key is not None and not isinstance(key, str):
+        return f"a key is text, not {key!r}"
+    if key is not None and (len(key) > LONGEST_KEY or not key.isprintable()):
+        return f"a key is at most {LONGEST_KEY} printable characters, not {key[:40]!r}"
+    return None
+
+
 class NoKey(ValueError):
     """An event in which a workflow's key cannot be found, and why."""
 
@@ -31,6 +40,11 @@ class Arrival:
     def occurrence(self) -> Occurrence:
         """The event as a run meets it."""
         return Occurrence(self.published.name, self.published.payload, self.recorded.stream, self.published.key)
+
+    @property
+    def reason(self) -> str:
+        """Why it met nothing; empty if it met something."""
+        return "" if self.matches else "; ".join(self.reasons) or "no workflow starts with it and no run waits for it"
 
     def deliver(self, workflow_id: str, run: UUID) -> None:
         """It is for a run that is open."""

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from perdure_engine.duties import patiently
 from perdure_engine.registry import Registry
 from perdure_eventstore.feed import Feed
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
 
 _TYPES = ("DefinitionRegistered", "DefinitionRetired")

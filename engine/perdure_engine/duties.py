@@ -6,13 +6,11 @@ from contextlib import suppress
 from functools import partial
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
-from perdure_eventstore.errors import LogError, LogUnavailable
+from perdure_eventstore.errors import LogError
+from perdure_eventstore.patience import patiently
 
 log = structlog.get_logger(__name__)
-
-_WAITS = wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1)
 
 
 async def repeat(duty: Callable[[], Awaitable[None]], interval: float, wake: asyncio.Event | None = None) -> None:
@@ -30,13 +28,6 @@ async def repeat(duty: Callable[[], Awaitable[None]], interval: float, wake: asy
         with suppress(TimeoutError):
             async with asyncio.timeout(interval):
                 await wake.wait()
-
-
-async def patiently(work: Callable[[], Awaitable[None]]) -> None:
-    """Do ``work`` until the log can be reached for it. Raises what else it raises."""
-    async for attempt in AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=_WAITS):
-        with attempt:
-            await work()
 
 
 async def _once(duty: Callable[[], Awaitable[None]]) -> None:

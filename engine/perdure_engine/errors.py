@@ -28,11 +28,11 @@ class OutputInvalid(NoRetry):
 
 
 class TransactionIsOurs(NoRetry):
-    """An exactly-once handler tried to end the transaction it was given."""
+    """Who was lent the engine's transaction tried to end it."""
 
-    def __init__(self, verb: str) -> None:
+    def __init__(self, verb: str, who: str = "an exactly-once task", beside: str = "completion") -> None:
         super().__init__(
-            f"an exactly-once task may not {verb}: the engine commits its work together with its completion; "
+            f"{who} may not {verb}: the engine commits its work together with its {beside}; "
             "use begin_nested() for a part that may fail"
         )
 

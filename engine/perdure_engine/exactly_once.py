@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool, QueuePool
@@ -22,16 +22,15 @@ from perdure_engine.run.events import TaskCompleted
 from perdure_engine.task import Task
 from perdure_eventstore.append import Appended, Batch, Statement, read_clock, send
 from perdure_eventstore.clock import Clock
-from perdure_eventstore.database import connection_error
+from perdure_eventstore.database import borrow, give_back
 from perdure_eventstore.door import Json
 from perdure_eventstore.errors import ClockDrift, LogUnavailable, Raced
+from perdure_eventstore.patience import patiently
 
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS = 10
 """At once, where the pool does not say how many it keeps."""
-
-_CONNECT_WAITS = wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1)
 
 # Between two tries the transaction is idle, well below what it may be.
 _DECIDE_WAITS = wait_exponential(multiplier=0.01, max=0.5) + wait_random(0, 0.01)
@@ -84,26 +83,11 @@ class ExactlyOnce:
     async def _connection(self) -> AsyncIterator[SqlAlchemyConnection]:
         """A connection that works, in a transaction; nobody's commit but ours ends it, and closing rolls back."""
         async with self._connections:
-            again = AsyncRetrying(retry=retry_if_exception_type(LogUnavailable), wait=_CONNECT_WAITS)
-            connection: SqlAlchemyConnection = await again(self._connect)
+            connection = await patiently(partial(borrow, self._engine))
             try:
                 yield connection
             finally:
-                await _close(connection)
-
-    async def _connect(self) -> SqlAlchemyConnection:
-        connection: SqlAlchemyConnection | None = None
-        try:
-            connection = await self._engine.connect()
-            # One out of the pool may have been broken for long.
-            await connection.exec_driver_sql("select")
-        except BaseException as error:
-            if connection is not None:
-                await _close(connection)
-            if isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError):
-                raise connection_error(error) from error
-            raise
-        return connection
+                await give_back(connection)
 
     async def _complete(
         self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
@@ -158,14 +142,6 @@ class ExactlyOnce:
 
 class _Again(Exception):
     """The log did not take the completion this time; the transaction is back at its savepoint."""
-
-
-async def _close(connection: SqlAlchemyConnection) -> None:
-    try:
-        await asyncio.shield(connection.close())
-    except DBAPIError as error:
-        # A connection that is lost has nothing to roll back; what happened before is what counts.
-        log.debug("a connection was lost before it was closed", error=str(error))
 
 
 def _kept_open(pool: Pool) -> int:

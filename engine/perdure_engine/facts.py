@@ -1,26 +1,39 @@
 """The events outside runs: published events, what they met, and definitions."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 from uuid import UUID
 
 import msgspec
 
+from perdure_engine.event_codec import Codecs, PayloadText
 from perdure_eventstore.door import NULL, Json
 from perdure_eventstore.events import NewEvent, RecordedEvent
 
-_encode = msgspec.json.Encoder().encode
-
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A fact whose payload, if it has one, is its field ``payload``."""
+    """A fact whose payload, if it has one, is its field ``payload``; see ``run.events`` for its version."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
 
 
 class EventPublished(_Fact, frozen=True, kw_only=True):
     """Somebody published an event; its id is its stream. ``run`` narrows it to one run."""
 
+    SCHEMA_VERSION: ClassVar[int] = 2
+
     name: str
-    key: str | None = None
+    key: PayloadText = None
     run: UUID | None = None
+    payload: Json = NULL
+
+
+class StartRequested(_Fact, frozen=True, kw_only=True):
+    """Somebody asked in SQL for a run, whose input is the payload. Its stream is computed from ``run``."""
+
+    workflow_id: str
+    run: UUID
+    event: str | None = None
+    key: PayloadText = None
     payload: Json = NULL
 
 
@@ -34,7 +47,10 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EventRouted(_Fact, frozen=True, kw_only=True):
-    """A published event was matched against every definition and every wait; nothing was forgotten if this is empty."""
+    """A published event was matched against every definition and every wait; nothing was forgotten if this is empty.
+
+    After a ``StartRequested`` it says what came of the request.
+    """
 
     matches: tuple[Match, ...] = ()
     reason: str = ""
@@ -57,26 +73,19 @@ class DefinitionRetired(_Fact, frozen=True, kw_only=True):
     number: int
 
 
-Fact = EventPublished | EventRouted | DefinitionRegistered | DefinitionRetired
+Fact = EventPublished | StartRequested | EventRouted | DefinitionRegistered | DefinitionRetired
 
+_CODECS = Codecs(get_args(Fact))
 
-FACT_TYPES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (EventPublished, EventRouted, DefinitionRegistered, DefinitionRetired)
-}
-_DECODERS = {name: msgspec.json.Decoder(kind).decode for name, kind in FACT_TYPES.items()}
+FACT_TYPES: dict[str, type[Any]] = _CODECS.types
+"""Every one of these event types by its name in the log."""
 
 
 def encode_fact(fact: Fact, metadata: bytes = b"{}", id_: UUID | None = None) -> NewEvent:
     """``fact`` as an event to append."""
-    payload = getattr(fact, "payload", None)
-    bare = fact if payload is None else msgspec.structs.replace(fact, payload=NULL)
-    text = None if payload is None else b'{"payload":' + payload.text + b"}"
-    return NewEvent(type(fact).__name__, _encode(bare), text, metadata, id=id_)
+    return _CODECS.encode(fact, metadata, id_)
 
 
 def decode_fact(recorded: RecordedEvent) -> Any:
-    """The fact that was recorded. Raises KeyError for an event that is not one of these."""
-    fact = _DECODERS[recorded.type](recorded.data)
-    if recorded.payload is None:
-        return fact
-    return msgspec.structs.replace(fact, payload=Json(recorded.payload[len(b'{"payload":') : -1]))
+    """The fact that was recorded, old versions as today's. Raises UnreadableEvent for what is none of these."""
+    return _CODECS.decode(recorded)

@@ -10,66 +10,26 @@ is known to be on the disk, and no handler is called before that.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
-from uuid import UUID
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import structlog
 
-from perdure_engine.duties import patiently
 from perdure_engine.history import Loaded
+from perdure_engine.owner import Owner
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
 from perdure_engine.run.commands import BeginAttempt, CompleteAttempt, FailAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
+from perdure_engine.run.undecided import fail_instead
 from perdure_engine.work import Rows, work_of
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.door import Json
 from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost, LogError
 from perdure_eventstore.events import Head
+from perdure_eventstore.patience import patiently
 
 log = structlog.get_logger(__name__)
-
-
-class Owner(Protocol):
-    """What a run needs of the node that holds it."""
-
-    node_id: UUID
-    metadata: bytes
-
-    def now(self) -> datetime:
-        """Now, by the database's clock."""
-
-    def submit(self, append: Append, answer: Callable[[Appended | LogError], None]) -> None:
-        """Append with the next group commit."""
-
-    def take_slot(self, run: "HeldRun", task_id: str) -> bool:
-        """Reserve a slot for a scheduled task, or remember it for when one is free."""
-
-    def give_back(self, slots: int) -> None:
-        """Return slots that nothing runs in any more."""
-
-    def committed(self, run: "HeldRun", events: Sequence[RunEvent]) -> None:
-        """``events`` are on the disk, and the run's state is the one after them."""
-
-    def failed(self, run: "HeldRun", error: LogError) -> None:
-        """An append did not go through, for good."""
-
-    def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
-        """These inbox rows are decided: ``recorded`` ones were deleted in an append, the others made no event."""
-
-    def caught_up(self, run: "HeldRun") -> None:
-        """The run's state is the one after events that others appended, or of an append whose outcome was unknown."""
-
-    def idle(self, run: "HeldRun") -> None:
-        """Nothing is waiting to be decided or recorded."""
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
-        """Run ``work`` beside, as long as the owner owns."""
-
-    async def reload(self, run: "HeldRun") -> Loaded:
-        """The run's state and head with what others appended."""
 
 
 class Message(NamedTuple):
@@ -78,6 +38,9 @@ class Message(NamedTuple):
     command: RunCommand
     inbox: int | None = None
     reserved: bool = False
+
+
+Advance = Callable[[RunState, RunCommand], tuple[list[RunEvent], RunState]]
 
 
 class Decision(NamedTuple):
@@ -92,12 +55,23 @@ class Decision(NamedTuple):
 class HeldRun:
     """Decides one thing at a time. All methods are called in the event loop."""
 
-    __slots__ = ("_in_flight", "_mailbox", "_owner", "_turns", "armed_at", "head", "run_id", "state")
+    __slots__ = (
+        "_in_flight",
+        "_mailbox",
+        "_owner",
+        "_turns",
+        "_written",
+        "armed_at",
+        "head",
+        "run_id",
+        "size",
+        "state",
+    )
 
-    def __init__(self, owner: Owner, state: RunState, head: Head, armed_at: int | None = None) -> None:
-        self.run_id = state.run_id
-        self.state = state
-        self.head = head
+    def __init__(self, owner: Owner, known: Loaded, armed_at: int | None = None) -> None:
+        self.run_id = known.state.run_id
+        self.state, self.head, self.size = known
+        self._written = 0
         self.armed_at = armed_at
         self._owner = owner
         self._mailbox: list[Message] = []
@@ -130,7 +104,7 @@ class HeldRun:
 
     async def reload(self) -> None:
         """Fold what others appended."""
-        self.state, self.head = await self._owner.reload(self)
+        self.state, self.head, self.size = await self._owner.reload(self)
         self._owner.caught_up(self)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
@@ -161,7 +135,7 @@ class HeldRun:
             self._begin_later(decision)
         self._next()
 
-    def decide(self, messages: Sequence[Message], *, begin: bool = True) -> Decision:
+    def decide(self, messages: Sequence[Message], *, begin: bool = True, advance: Advance = advance) -> Decision:
         """What ``messages`` make of the run as it is, with free slots taken for what they schedule."""
         state, events, reserved = self.state, [], 0
         for message in messages:
@@ -185,22 +159,50 @@ class HeldRun:
         if consumed:
             work["consumed"] = consumed
         metadata = self._owner.metadata
-        return Append(self.run_id, self.head, [encode(event, metadata) for event in events], work or None)
+        written = [encode(event, metadata) for event in events]
+        self._written = sum(len(event.data) + len(event.payload or b"") for event in written)
+        return Append(self.run_id, self.head, written, work or None)
 
     def evolve(self, decision: Decision, head: Head) -> None:
-        """``decision`` is on the disk."""
+        """``decision``, whose append was made last, is on the disk."""
         self.state, self.head = decision.state, head
+        self.size += self._written
+
+    @property
+    def known(self) -> Loaded:
+        """The run as it stands."""
+        return Loaded(self.state, self.head, self.size)
 
     def _turn(self) -> None:
         messages, self._mailbox = self._mailbox, []
-        decision = self.decide(messages)
+        decision = self.decide(messages, advance=self._advance)
         if not decision.events:
             self._owner.give_back(decision.reserved)
             self._consumed(decision, recorded=False)
             self._next()
             return
         self._in_flight = decision
-        self._owner.submit(self.append_of(decision), self._answered)
+        try:
+            append = self.append_of(decision)
+        except Exception as error:
+            log.exception("a decision cannot be written", run=str(self.run_id))
+            self._answered(AppendRefused(f"what was decided cannot be written: {type(error).__name__}: {error}"))
+        else:
+            self._owner.submit(append, self._answered)
+
+    def _advance(self, state: RunState, command: RunCommand) -> tuple[list[RunEvent], RunState]:
+        """``advance``; should that raise, the task or the run fails, where everybody sees it."""
+        try:
+            return advance(state, command)
+        except Exception as error:
+            if state.status == "new":
+                # Nobody knows this run yet but who starts it, and is told.
+                raise
+            log.exception("a command could not be decided", run=str(self.run_id), command=type(command).__name__)
+            events, state, raised = fail_instead(state, command, error)
+            for another in raised:
+                log.error("nor could its failure", run=str(self.run_id), exc_info=another)
+            return events, state
 
     def _answered(self, result: Appended | LogError) -> None:
         decision = self._in_flight

@@ -7,8 +7,11 @@ from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
-from perdure_eventstore.events import NO_STREAM, Head
+from perdure_engine.snapshots import Snapshots
+from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.read import Reader
+
+_PAGE = 1_000
 
 
 class Loaded(NamedTuple):
@@ -16,37 +19,53 @@ class Loaded(NamedTuple):
 
     state: RunState
     head: Head
+    size: int = 0
+    """Bytes of the events it was folded from, roughly."""
 
 
 class UnknownRun(LookupError):
-    """No run has this id."""
+    """No run has this id. ``why`` is what was recorded of one that was asked for and not started."""
 
-    def __init__(self, run: UUID) -> None:
+    def __init__(self, run: UUID, why: str = "") -> None:
         self.run = run
-        super().__init__(f"there is no run {run}")
+        super().__init__(f"there is no run {run}" + (f": {why}" if why else ""))
 
 
-async def load_run(reader: Reader, registry: Registry, run: UUID) -> Loaded:
-    """Fold the run's stream. Raises UnknownRun."""
-    state, head = None, NO_STREAM
-    async for recorded in reader.stream(run):
-        if recorded.type == "EventPublished" or recorded.type.startswith("Definition"):
-            break
-        event = decode(recorded)
-        if state is None:
-            if not isinstance(event, RunStarted):
-                break
-            state = new_run(await registry.definition(event.digest), run)
-        state, head = evolve(state, event), recorded.head
-    if state is None:
+async def load_run(reader: Reader, registry: Registry, run: UUID, snapshots: Snapshots | None = None) -> Loaded:
+    """Fold the run's stream, a long one from its newest snapshot on. Raises UnknownRun, UnreadableEvent, LogError."""
+    loaded: Loaded | None = None
+    page = min(_PAGE, snapshots.worth) if snapshots else _PAGE
+    async for recorded in reader.stream(run, batch=page):
+        if loaded is None:
+            loaded = await _begin(registry, run, recorded)
+        loaded = _fold(loaded, recorded)
+        if snapshots is not None and recorded.version == snapshots.worth:
+            newest = await snapshots.newest(run, loaded.state.definition, recorded.version)
+            return await fold_tail(reader, registry, Loaded(*newest) if newest else loaded)
+    if loaded is None:
         raise UnknownRun(run)
-    return Loaded(state, head)
+    return loaded
 
 
-async def fold_tail(reader: Reader, registry: Registry, run: UUID, state: RunState, head: Head) -> Loaded:
-    """Bring a state up to date with what was appended after ``head``."""
-    if head.version == 0:
+async def fold_tail(reader: Reader, registry: Registry, known: Loaded) -> Loaded:
+    """Bring a state up to date with what was appended after its head."""
+    run = known.state.run_id
+    if known.head.version == 0:
         return await load_run(reader, registry, run)
-    async for recorded in reader.stream(run, after=head.version):
-        state, head = evolve(state, decode(recorded)), recorded.head
-    return Loaded(state, head)
+    async for recorded in reader.stream(run, after=known.head.version):
+        known = _fold(known, recorded)
+    return known
+
+
+async def _begin(registry: Registry, run: UUID, recorded: RecordedEvent) -> Loaded:
+    """The run before its first event. Raises UnknownRun for a stream that is something else."""
+    if recorded.type != RunStarted.__name__:
+        raise UnknownRun(run)
+    started = decode(recorded)
+    assert isinstance(started, RunStarted)
+    return Loaded(new_run(await registry.definition(started.digest), run), NO_STREAM)
+
+
+def _fold(loaded: Loaded, recorded: RecordedEvent) -> Loaded:
+    size = len(recorded.data) + len(recorded.payload or b"")
+    return Loaded(evolve(loaded.state, decode(recorded)), recorded.head, loaded.size + size)

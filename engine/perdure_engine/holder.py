@@ -15,10 +15,13 @@ from perdure_engine.history import Loaded, fold_tail, load_run
 from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
 from perdure_engine.registry import Registry
+from perdure_engine.resting import Resting
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
 from perdure_engine.slots import Slots
+from perdure_engine.snapshot_taker import SnapshotTaker
+from perdure_engine.snapshots import Snapshots
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timers
 from perdure_eventstore.append import Append, Appended
@@ -42,9 +45,9 @@ class Identity(NamedTuple):
 
 
 class Holder:
-    """Implements ``held_run.Owner``. A run is held from its start, or from when it is needed, to its end.
+    """Implements ``owner.Owner``. A run is held from its start, or from when it is needed, to its end.
 
-    One that only waits for events or timers is let go; whatever reaches it loads it again.
+    One that only waits for events or timers is let go to rest; whatever reaches it takes it up again, or loads it.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Holder:
         timers: Timers,
         inbox: Inbox,
         concurrency: int,
+        snapshots: Snapshots,
+        taker: SnapshotTaker,
     ) -> None:
         """``concurrency`` is how many attempts run at once."""
         self.node_id, self.metadata, self.now = identity
@@ -66,8 +71,10 @@ class Holder:
         self.listeners: list[Listener] = []
         self.refused: list[Callable[[UUID, LogError], None]] = []
         """Told of a run whose events the log did not take."""
+        self.resting = Resting()
         self._appender, self._reader, self._registry = appender, reader, registry
         self._types, self._attempts, self._timers, self._inbox = types, attempts, timers, inbox
+        self._snapshots, self._taker = snapshots, taker
         self._held: dict[UUID, HeldRun] = {}
         self._parked: set[UUID] = set()
         self._loading: dict[UUID, asyncio.Future[HeldRun]] = {}
@@ -84,16 +91,20 @@ class Holder:
 
     async def get(self, run: UUID) -> HeldRun:
         """The run; if it is not held, it is loaded from the log and resumed. Raises UnknownRun, LogError."""
+        while (loading := self._loading.get(run)) is not None and run not in self._held:
+            # By the time this goes on, it may have been let go again.
+            await asyncio.shield(loading)
         if (held := self._held.get(run)) is not None:
             return held
-        if (loading := self._loading.get(run)) is not None:
-            return await asyncio.shield(loading)
+        if (rested := self.resting.take(run)) is not None:
+            # Nothing of it is under way or scheduled, and nobody else appends to this node's runs.
+            return self._hold(HeldRun(self, rested))
         future = self._loading[run] = asyncio.get_running_loop().create_future()
         try:
-            loaded = await load_run(self._reader, self._registry, run)
-            # Somebody may have started it meanwhile, from its very first event.
+            loaded = await load_run(self._reader, self._registry, run, self._snapshots)
+            # Somebody may have started it meanwhile, from its very first event, and let it go again.
             if (held := self._held.get(run)) is None:
-                held = self._hold(HeldRun(self, loaded.state, loaded.head))
+                held = self._hold(HeldRun(self, self.resting.take(run) or loaded))
                 self._resume(held)
             future.set_result(held)
             return held
@@ -108,7 +119,7 @@ class Holder:
         """Start a run of this node's shards; its first commit is told to the listeners. False: it is held already."""
         if state.run_id in self._held:
             return False
-        held = self._hold(HeldRun(self, state, NO_STREAM, armed_at))
+        held = self._hold(HeldRun(self, Loaded(state, NO_STREAM), armed_at))
         try:
             held.tell(command)
         except BaseException:
@@ -135,6 +146,7 @@ class Holder:
         busy = {shard_of(run) for run in (*self._held, *self._loading)}
         idle = [shard for shard in shards if shard not in busy][:most]
         self._parked = {run for run in self._parked if shard_of(run) not in idle}
+        self.resting.forget(lambda run: shard_of(run) in idle)
         return idle
 
     def types_changed(self) -> None:
@@ -185,6 +197,7 @@ class Holder:
                     self._attempts.cancel_run(run.run_id)
         for listener in self.listeners:
             listener(run.run_id, events, run.state)
+        self._taker.grown(run)
 
     def caught_up(self, run: HeldRun) -> None:
         self.committed(run, ())
@@ -213,22 +226,25 @@ class Holder:
     def idle(self, run: HeldRun) -> None:
         if not (run.state.is_ended or run.state.active == 0):
             return
-        self._held.pop(run.run_id, None)
+        held = self._held.pop(run.run_id, None)
         if run.state.is_ended:
             self._attempts.forget_run(run.run_id)
             if self._stranded:
                 self._stranded = [each for each in self._stranded if each[0] is not run]
         elif run.state.status != "new":
             self._parked.add(run.run_id)
+            if held is run:
+                self.resting.put(run.known)
 
     async def reload(self, run: HeldRun) -> Loaded:
-        return await fold_tail(self._reader, self._registry, run.run_id, run.state, run.head)
+        return await fold_tail(self._reader, self._registry, run.known)
 
     # What follows is its own.
 
     def _hold(self, run: HeldRun) -> HeldRun:
         self._held[run.run_id] = run
         self._parked.discard(run.run_id)
+        self.resting.take(run.run_id)
         return run
 
     def _begin(self, run: HeldRun, task_id: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from hashlib import sha256
 from uuid import UUID, uuid5
 
 _NAMESPACE = UUID("5f0d9a52-6a3e-5a55-9d3c-6c2f1f0c7a11")
@@ -18,6 +19,12 @@ def workflow_stream(workflow_id: str) -> UUID:
 def run_for_event(event_id: UUID, workflow_id: str) -> UUID:
     """The run that a published event starts of a workflow: the same each time it is asked."""
     return uuid5(event_id, f"run:{workflow_id}")
+
+
+def start_stream(run: UUID) -> UUID:
+    """The stream in which SQL asks for ``run``: a UUID of version 8, as ``start_stream`` in the migrations has it."""
+    value = int.from_bytes(sha256(b"perdure-start-v1" + run.bytes).digest()[:16])
+    return UUID(int=value & ~(0xF000 << 64) & ~(0xC000 << 48) | 0x8000 << 64 | 0x8000 << 48)
 
 
 def shard_of(run: UUID) -> int:

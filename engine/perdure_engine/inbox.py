@@ -1,27 +1,33 @@
 """The inbox: what reached this node's runs from outside, handed to each run's mailbox."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-import structlog
+import orjson
 
 from perdure_engine.facts import EventPublished, decode_fact
+from perdure_engine.identity import start_stream
+from perdure_engine.run.commands import ReceiveEvent, StopRun
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
-
-log = structlog.get_logger(__name__)
 
 _BATCH = 500
 
 
 class Letter(NamedTuple):
-    """One inbox row. ``kind`` is "event" (a published event, ``event`` its stream) or "started" (a run to adopt)."""
+    """One inbox row.
+
+    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt) or "cancel" (``detail``
+    has its reason).
+    """
 
     id: int
     run: UUID
     kind: str
     event: UUID | None
+    detail: bytes | None = None
 
 
 class Inbox:
@@ -32,11 +38,13 @@ class Inbox:
         self._reader = Reader(session, schema)
         self._handed: set[int] = set()
         self._useless: set[int] = set()
-        self._select = f"""select id, run, kind, event from "{schema}".inbox
+        self._early: set[int] = set()
+        self._select = f"""select id, run, kind, event, detail from "{schema}".inbox
             where shard = any(%s) and id <> all(%s) order by id limit {_BATCH}"""
+        self._asked = f'select max(version) from "{schema}".events where stream = %s'
         self._delete = f'delete from "{schema}".inbox where id = any(%s)'
 
-    async def read(self, shards: Sequence[int]) -> list[Letter]:
+    async def read(self, shards: Collection[int]) -> list[Letter]:
         """Rows not handed out yet, oldest first; each is handed out once until ``forget``."""
         if self._useless:
             useless = list(self._useless)
@@ -48,17 +56,41 @@ class Inbox:
         self._handed.update(letter.id for letter in letters)
         return letters
 
-    async def event(self, event: UUID) -> EventPublished:
-        """The published event whose stream is ``event``."""
+    async def command(self, letter: Letter, at: datetime) -> ReceiveEvent | StopRun:
+        """What ``letter`` asks of its run. Raises LookupError for one of a kind that is not known here."""
+        if letter.kind == "cancel":
+            reason = str(orjson.loads(letter.detail or b"{}").get("reason", ""))
+            return StopRun(at=at, outcome="cancelled", reason=reason)
+        if letter.kind != "event" or letter.event is None:
+            raise LookupError(f"there is no command {letter.kind!r}")
+        published = await self._event(letter.event)
+        return ReceiveEvent(
+            at=at, event=published.name, event_id=letter.event, payload=published.payload, key=published.key
+        )
+
+    async def _event(self, event: UUID) -> EventPublished:
         async for recorded in self._reader.stream(event, batch=1):
             published: EventPublished = decode_fact(recorded)
             return published
         raise LookupError(f"there is no published event {event}")
 
-    def discard(self, ids: Sequence[int]) -> None:
+    def discard(self, ids: Collection[int]) -> None:
         """Delete, with the next ``read``, rows that made no difference to their run."""
         self._useless.update(ids)
 
-    def forget(self, ids: Sequence[int]) -> None:
+    async def is_to_come(self, run: UUID) -> bool:
+        """Whether the run was asked for, and no router has come to that yet."""
+        return bool((await self._session.fetch(self._asked, (start_stream(run),)))[0][0] == 1)
+
+    def postpone(self, letter: Letter) -> None:
+        """Hand ``letter`` out again, but not before ``take_up``: it came before its run."""
+        self._early.add(letter.id)
+
+    def take_up(self) -> None:
+        """Hand out again what was postponed."""
+        self.forget(self._early)
+        self._early.clear()
+
+    def forget(self, ids: Collection[int]) -> None:
         """These rows are gone, or their run is no longer this node's."""
         self._handed.difference_update(ids)

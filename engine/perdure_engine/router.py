@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
-from uuid import UUID
 
 import structlog
 
@@ -20,9 +19,11 @@ from perdure_engine.definitions.definition import Definition
 from perdure_engine.facts import EventRouted, Match, encode_fact
 from perdure_engine.identity import run_for_event, shard_of
 from perdure_engine.registry import Registration, Registry
+from perdure_engine.requests import Request, Requests
 from perdure_engine.run.matching import starts_run
-from perdure_engine.run.state import Occurrence
+from perdure_engine.starting import StartOrder
 from perdure_engine.templates import TemplateError
+from perdure_engine.upcasting import NewerEvent
 from perdure_engine.work import OPEN_KEY
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
@@ -37,19 +38,12 @@ log = structlog.get_logger(__name__)
 _LOOK = 0.5
 """Seconds between two looks whether to route at all."""
 
+_UPGRADE = 5.0
+"""Seconds between two looks whether an event that only a newer Perdure can read was routed by one."""
+
 _BATCH = 500
-_TYPES = ("EventPublished", "DefinitionRegistered", "DefinitionRetired")
+_TYPES = ("EventPublished", "StartRequested", "DefinitionRegistered", "DefinitionRetired")
 _CHECKPOINT_EVERY = 10_000
-
-
-class StartOrder(NamedTuple):
-    """A run that an event starts."""
-
-    run: UUID
-    definition: Definition
-    event: Occurrence
-    armed_at: int
-    key: str | None
 
 
 class _Versions(NamedTuple):
@@ -57,6 +51,13 @@ class _Versions(NamedTuple):
 
     so_far: Sequence[Registration]
     active: Registration | None
+
+
+def _at(position: int, versions: Sequence[Registration]) -> _Versions:
+    so_far = [version for version in versions if version.registered_at < position]
+    newest = so_far[-1] if so_far else None
+    is_active = newest is not None and (newest.retired_at is None or newest.retired_at > position)
+    return _Versions(so_far, newest if is_active else None)
 
 
 class _Key(NamedTuple):
@@ -87,6 +88,8 @@ class Router:
         self._session, self._appender, self._registry, self._feed = session, appender, registry, feed
         self._reader = Reader(session, schema)
         self._start, self._delivered, self._may_route = start, delivered, may_route
+        self._requests = Requests(session, registry, schema, start)
+        self._workflows: dict[str, list[Registration]] = {}
         self._position = 0
         self._saved = 0
         self._concerned: dict[str, list[list[Registration]]] | None = None
@@ -115,13 +118,20 @@ class Router:
                     async with asyncio.timeout(_LOOK):
                         await self._feed.beyond(self._position)
                 if self._may_route():
-                    await self.run_once(self._feed.mark)
+                    await self._route_what_is_known()
+
+    async def _route_what_is_known(self) -> None:
+        try:
+            await self.run_once(self._feed.mark)
+        except NewerEvent as error:
+            log.error("routing waits for a newer node", reason=str(error), retry_in=_UPGRADE)
+            await asyncio.sleep(_UPGRADE)
 
     async def run_once(self, mark: int) -> None:
-        """Route what is settled up to ``mark``."""
+        """Route what is settled up to ``mark``. Raises NewerEvent at one that only a newer Perdure can read."""
         while self._position < mark:
             events = await self._reader.span(self._position, mark, types=_TYPES, limit=_BATCH)
-            published = [event for event in events if event.type == "EventPublished"]
+            published = [event for event in events if not event.type.startswith("Definition")]
             if self._concerned is None or len(published) < len(events):
                 self._concerned = await self._definitions()
             if published:
@@ -136,6 +146,7 @@ class Router:
         workflows: defaultdict[str, list[Registration]] = defaultdict(list)
         for version in await self._registry.versions():
             workflows[version.workflow_id].append(version)
+        self._workflows = dict(workflows)
         concerned: defaultdict[str, list[list[Registration]]] = defaultdict(list)
         for versions in workflows.values():
             for name in {name for version in versions for name in version.events}:
@@ -143,60 +154,77 @@ class Router:
         return concerned
 
     async def _route(self, published: Sequence[RecordedEvent]) -> None:
-        """Route those that are not: what another router, or this one before it died, found must not change."""
+        """Route those that are not: what another router, or this one before it died, found must not change.
+
+        Raises NewerEvent, once what came before it is routed.
+        """
         routed = {row[0] for row in await self._session.fetch(self._routed, ([each.stream for each in published],))}
-        arrivals, recording = [], []
+        arrivals: list[Arrival | Request] = []
+        recording, newer = [], None
         for event in published:
             if event.stream in routed:
                 continue
             try:
-                arrivals.append(Arrival(event))
+                arrivals.append(Arrival(event) if event.type == "EventPublished" else Request(event))
+            except NewerEvent as error:
+                # A newer node can read it and goes on from here: passed over, it would be lost.
+                newer = error
+                break
             except Exception as error:
                 log.exception("a published event cannot be read", stream=str(event.stream))
                 recording.append(self._record(event, (), f"it cannot be read: {error}"))
         await self._match_definitions(arrivals)
-        await self._match_waits(arrivals)
+        await self._match_waits([arrival for arrival in arrivals if isinstance(arrival, Arrival)])
         for arrival in arrivals:
-            reason = "; ".join(arrival.reasons) or "no workflow starts with it and no run waits for it"
-            recording.append(self._record(arrival.recorded, arrival.matches, "" if arrival.matches else reason))
+            recording.append(self._record(arrival.recorded, arrival.matches, arrival.reason))
         await asyncio.gather(*recording)
         self._delivered()
+        if newer is not None:
+            raise newer
 
-    async def _match_definitions(self, arrivals: Sequence[Arrival]) -> None:
+    async def _match_definitions(self, arrivals: Sequence[Arrival | Request]) -> None:
         """Start what the events start: keyed workflows one event after another, the others all at once."""
         starting: list[Awaitable[None]] = []
         for arrival in arrivals:
-            if arrival.published.run is not None:
-                await self._match_one_run(arrival)
-                continue
-            for versions in self._versions_at(arrival.published.name, arrival.recorded.position):
-                # Keyed runs go on after their version was replaced or retired.
-                if any(version.keyed for version in versions.so_far):
-                    await self._guarded(arrival, versions, self._match_keyed)
-                if versions.active is not None and not versions.active.keyed:
-                    starting.append(self._guarded(arrival, versions, self._match_unkeyed))
+            position = arrival.recorded.position
+            if isinstance(arrival, Request):
+                asked = _at(position, self._workflows.get(arrival.asked.workflow_id, ()))
+                meeting = self._guarded(arrival, arrival.asked.workflow_id, self._meet(arrival, asked))
+                if asked.active is None or not asked.active.keyed:
+                    starting.append(meeting)
+                else:
+                    await meeting
+            elif arrival.published.run is None:
+                for versions in self._concerned_at(arrival.published.name, position):
+                    workflow_id = versions.so_far[-1].workflow_id
+                    # Keyed runs go on after their version was replaced or retired.
+                    if any(version.keyed for version in versions.so_far):
+                        await self._guarded(arrival, workflow_id, self._match_keyed(arrival, versions))
+                    if versions.active is not None and not versions.active.keyed:
+                        starting.append(self._guarded(arrival, workflow_id, self._match_unkeyed(arrival, versions)))
         await asyncio.gather(*starting)
+        for arrival in arrivals:
+            if isinstance(arrival, Arrival) and arrival.published.run is not None:
+                await self._match_one_run(arrival)
 
-    async def _guarded(
-        self, arrival: Arrival, versions: _Versions, match: Callable[[Arrival, _Versions], Awaitable[None]]
-    ) -> None:
+    async def _guarded(self, arrival: Arrival | Request, workflow_id: str, match: Awaitable[None]) -> None:
         """One event that one workflow cannot take shall not hold up every other event."""
         try:
-            await match(arrival, versions)
+            await match
         except Exception as error:
             if isinstance(error, LogError) and not isinstance(error, AppendRefused):
                 raise
             log.exception("an event could not be matched", stream=str(arrival.recorded.stream))
-            arrival.ignore(versions.so_far[-1].workflow_id, f"it could not be matched: {error}")
+            arrival.ignore(workflow_id, f"it could not be matched: {error}")
 
-    def _versions_at(self, name: str, position: int) -> list[_Versions]:
-        found = []
-        for versions in (self._concerned or {}).get(name, ()):
-            if so_far := [version for version in versions if version.registered_at < position]:
-                newest = so_far[-1]
-                active = newest.retired_at is None or newest.retired_at > position
-                found.append(_Versions(so_far, newest if active else None))
-        return found
+    def _concerned_at(self, name: str, position: int) -> list[_Versions]:
+        found = [_at(position, versions) for versions in (self._concerned or {}).get(name, ())]
+        return [versions for versions in found if versions.so_far]
+
+    async def _meet(self, request: Request, versions: _Versions) -> None:
+        position = request.recorded.position
+        known = [name for name, each in self._workflows.items() if _at(position, each).active is not None]
+        await self._requests.meet(request, versions.active, known)
 
     async def _match_unkeyed(self, arrival: Arrival, versions: _Versions) -> None:
         assert versions.active is not None

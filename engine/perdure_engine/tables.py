@@ -1,5 +1,7 @@
 """The engine's tables, as SQLAlchemy Core knows them. The migrations create them; a test holds the two equal."""
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -10,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -19,10 +22,26 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(schema="perdure")
 
+
+class Xid8(UserDefinedType[int]):
+    """Postgres' 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: Any) -> str:
+        return "XID8"
+
+
+# SQLAlchemy does not know it when it reads a table's columns.
+ischema_names.setdefault("xid8", Xid8)
+
 _NOW = text("clock_timestamp()")
+_THIS_TRANSACTION = text("pg_current_xact_id()")
 
 nodes = Table(
     "nodes",
@@ -111,6 +130,7 @@ inbox = Table(
     Column("shard", SmallInteger, nullable=False),
     Column("kind", Text, nullable=False),
     Column("event", Uuid),
+    Column("detail", JSON, comment="What belongs to a command: the reason of a cancel."),
     Index("inbox_shard", "shard", "id"),
     comment="What reached a run from outside and its owner has not decided on yet.",
 )
@@ -123,6 +143,23 @@ router = Table(
     comment="How far published events have been routed to runs.",
 )
 
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("run", Uuid, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("format", Text, nullable=False, comment="A digest of the code that wrote it, and alone can read it."),
+    Column(
+        "state",
+        LargeBinary,
+        nullable=False,
+        comment="What users gave and got stands in it: it goes when that is erased.",
+    ),
+    Column("taken_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
+    comment="The state of long runs at an event of theirs, for a faster reload. May be deleted at any time.",
+)
+
 documents = Table(
     "documents",
     metadata,
@@ -133,4 +170,32 @@ documents = Table(
     Column("document", JSON, nullable=False),
     UniqueConstraint("run_id", "task_id", name="documents_task"),
     comment="What tasks of type database kept, where they name no statement.",
+)
+
+staged = Table(
+    "staged",
+    metadata,
+    Column("xact", Xid8, primary_key=True, server_default=_THIS_TRANSACTION),
+    Column("number", BigInteger, Identity(always=True), primary_key=True),
+    Column("stream", Uuid, nullable=False),
+    Column("bytes", Integer, nullable=False, comment="How much it is, so that what is moved together has a limit."),
+    Column("ids", ARRAY(Uuid), nullable=False),
+    Column("types", ARRAY(Text), nullable=False),
+    Column("schema_versions", ARRAY(SmallInteger), nullable=False),
+    Column("data", ARRAY(Text), nullable=False),
+    Column("metadata", ARRAY(Text), nullable=False),
+    Column("payloads", ARRAY(LargeBinary), nullable=False),
+    Column("companion", JSON),
+    UniqueConstraint("xact", "stream", name="staged_stream"),
+    prefixes=["UNLOGGED"],
+    comment="What open transactions will append as they commit: new streams, and (with no event) rows of the inbox.",
+)
+
+staging = Table(
+    "staging",
+    metadata,
+    Column("xact", Xid8, primary_key=True, server_default=_THIS_TRANSACTION),
+    Column("step", SmallInteger, primary_key=True, autoincrement=False),
+    prefixes=["UNLOGGED"],
+    comment="Which open transactions have something staged; the trigger of these rows moves it.",
 )

@@ -16,17 +16,20 @@ from perdure_engine.background import Background
 from perdure_engine.duties import repeat
 from perdure_engine.endings import Endings
 from perdure_engine.exactly_once import ExactlyOnce
+from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder, Identity
 from perdure_engine.identity import new_id, shard_of
 from perdure_engine.inbox import Inbox, Letter
 from perdure_engine.leases import Leases
 from perdure_engine.registry import Registry
-from perdure_engine.router import Router, StartOrder
+from perdure_engine.router import Router
 from perdure_engine.run import advance, new_run
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
-from perdure_engine.starting import append_start
+from perdure_engine.snapshot_taker import SnapshotTaker
+from perdure_engine.snapshots import Snapshots
+from perdure_engine.starting import StartOrder, append_start
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timer, Timers
 from perdure_engine.work import WorkStatement
@@ -39,6 +42,7 @@ from perdure_eventstore.session import Session
 log = structlog.get_logger(__name__)
 
 _FOREVER = float("inf")
+_SWEEP = 300.0
 
 
 class Settings(NamedTuple):
@@ -55,6 +59,8 @@ class Settings(NamedTuple):
     """How long a clean stop may take before it becomes an unclean one."""
     scan: float = 30.0
     """Between two looks for open runs that nobody works on."""
+    snapshot_every: int = 1_000
+    """Events by which a run grows from one snapshot to the next; 0 takes none."""
 
 
 class Tenure:
@@ -70,6 +76,7 @@ class Tenure:
         self._taken: set[int] = set()
         self._taken_over = asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
+        self._snapshot_session = Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
         self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema)
@@ -77,6 +84,8 @@ class Tenure:
         self.registry = Registry(self._session, self.appender, schema)
         self.inbox = Inbox(self._session, schema)
         self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
+        self._snapshots = Snapshots(self._snapshot_session, schema)
+        self._taker = SnapshotTaker(self._snapshots, settings.snapshot_every)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
@@ -88,6 +97,8 @@ class Tenure:
             self.timers,
             self.inbox,
             settings.concurrency,
+            Snapshots(self._session, schema, worth=min(settings.snapshot_every, 1_000) or 1_000),
+            self._taker,
         )
         self.endings = Endings()
         self.holder.listeners += [self._told, self.endings.told]
@@ -153,6 +164,8 @@ class Tenure:
             self._background.spawn(repeat(self.fire_timers, self._settings.scan, self._due)),
             self._background.spawn(repeat(self.scan, self._settings.scan)),
             self._background.spawn(repeat(self.router.run, 0.1)),
+            self._background.spawn(repeat(self._taker.run, 1.0)),
+            self._background.spawn(repeat(self._sweep, _SWEEP)),
             self._background.spawn(self._until_fenced()),
         ]
         stop = asyncio.create_task(stopping.wait())
@@ -195,8 +208,14 @@ class Tenure:
                 if not self.holder.knows(run):
                     await self._resume(run)
 
+    async def _sweep(self) -> None:
+        """Delete the snapshots that runs left as they ended: one node's duty, as routing is."""
+        if 0 in self.leases.shards and (swept := await self._snapshots.sweep()):
+            log.info("snapshots of ended runs deleted", snapshots=swept)
+
     async def read_inbox(self) -> None:
         """Hand what came from outside to its runs."""
+        self.inbox.take_up()
         while True:
             async with self._reaching:
                 letters = await self.inbox.read(sorted(self.leases.shards))
@@ -228,7 +247,7 @@ class Tenure:
         try:
             run = await self.holder.get(timer.run)
             command = timer.command(self.now())
-            if run.is_busy or advance(run.state, command)[0]:
+            if run.is_busy or _concerns(run.state, command):
                 run.tell(command)
             else:
                 self.holder.idle(run)
@@ -280,23 +299,34 @@ class Tenure:
 
     async def _hand(self, letter: Letter) -> None:
         try:
-            if letter.event is None:
+            if letter.kind == "started":
                 await self._resume(letter.run)
                 self.inbox.discard([letter.id])
                 self.timers.look()
-                return
-            published = await self.inbox.event(letter.event)
-            run = await self.holder.get(letter.run)
+            elif letter.kind == "cancel":
+                await self._cancel(letter)
+            else:
+                command = await self.inbox.command(letter, self.now())
+                (await self.holder.get(letter.run)).tell(command, letter.id)
         except LogError:
             raise
         except Exception:
             # One row that cannot be read shall not hold up the others.
             log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)
+
+    async def _cancel(self, letter: Letter) -> None:
+        # Asked before the run is looked for: it may be started in between.
+        is_to_come = await self.inbox.is_to_come(letter.run)
+        try:
+            run = await self.holder.get(letter.run)
+        except UnknownRun:
+            if is_to_come:
+                self.inbox.postpone(letter)
+            else:
+                log.warning("a run that does not exist was to be cancelled", run=str(letter.run))
+                self.inbox.discard([letter.id])
             return
-        command = c.ReceiveEvent(
-            at=self.now(), event=published.name, event_id=letter.event, payload=published.payload, key=published.key
-        )
-        run.tell(command, letter.id)
+        run.tell(await self.inbox.command(letter, self.now()), letter.id)
 
     async def _renew(self) -> None:
         self._taken |= await self.leases.renew()
@@ -314,5 +344,13 @@ class Tenure:
         for started in self._starting.values():
             if not started.done():
                 started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
-        for session in (self._session, self._router_session, self._lease_session):
+        for session in (self._session, self._router_session, self._lease_session, self._snapshot_session):
             await session.close()
+
+
+def _concerns(state: RunState, command: c.RunCommand) -> bool:
+    """Whether anything follows from ``command``. What cannot be decided does: its run fails of it."""
+    try:
+        return bool(advance(state, command)[0])
+    except Exception:
+        return True

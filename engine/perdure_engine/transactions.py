@@ -1,6 +1,6 @@
 """The engine's transaction in a handler's hands: to write in, not to end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,16 +11,18 @@ from perdure_engine.errors import TransactionIsOurs
 
 
 @asynccontextmanager
-async def lend(connection: AsyncConnection) -> AsyncIterator[None]:
+async def lend(
+    connection: AsyncConnection, refusal: Callable[[str], TransactionIsOurs] = TransactionIsOurs
+) -> AsyncIterator[None]:
     """Refuse commit and rollback on ``connection`` inside the block, savepoints apart.
 
     Raises TransactionIsOurs at the call, and again at the end in case the handler swallowed it; by then all its work
-    is rolled back. A COMMIT sent as SQL text is not seen here.
+    is rolled back. ``refusal`` makes it, from the verb. A COMMIT sent as SQL text is not seen here.
     """
     refusals: list[TransactionIsOurs] = []
 
     def refuse(verb: str) -> TransactionIsOurs:
-        refusals.append(TransactionIsOurs(verb))
+        refusals.append(refusal(verb))
         return refusals[-1]
 
     def on_commit(_: Connection) -> None:

@@ -21,17 +21,17 @@ class WorkStatement(Statement):
     """``append_with_work``: the append, a node's fence, and the working set. A client has no fence."""
 
     def __init__(self, schema: str = "perdure", node: UUID | None = None, epoch: int = 0) -> None:
-        self.sql = f'select * from "{schema}".append_with_work({", ".join(["%s"] * 18)})'
-        self._node, self._epoch = node, epoch
+        self._call(schema, "append_with_work", 3)
+        self._fence = [None if node is None else node.bytes, epoch.to_bytes(4, "big")]
 
-    def parameters(self, batch: Sequence[Append]) -> list[Any]:
+    def parameters(self, batch: Sequence[Append]) -> list[bytes | None]:
         """Fence and rows, before what append_batch takes."""
         merged: Rows = {}
         for place, append in enumerate(batch, 1):
             if append.companion:
                 for table, rows in append.companion.items():
                     merged.setdefault(table, []).extend({"a": place, **row} for row in rows)
-        return [self._node, self._epoch, orjson.dumps(merged).decode() if merged else None]
+        return [*self._fence, orjson.dumps(merged) if merged else None]
 
 
 def work_of(run: UUID, events: Iterable[e.RunEvent], armed_at: int | None = None) -> Rows:  # noqa: C901 - a line a type

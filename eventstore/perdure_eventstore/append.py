@@ -16,7 +16,19 @@ from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import AppendRefused, ClockDrift, domain_error
 from perdure_eventstore.events import Head, NewEvent
 from perdure_eventstore.hashing import SALT_BYTES, event_hash, payload_digest
+from perdure_eventstore.prepared import Prepared
 
+PARAMETERS = 17
+"""How many ``append_batch`` takes."""
+
+MOST_INLINE = 8192
+"""Bytes of payload that lie beside their event; the function in the migrations has the same number."""
+
+_POSTGRES_EPOCH = 946_684_800_000_000
+"""2000-01-01 in µs since 1970: Postgres counts from there."""
+_timestamp = struct.Struct("!q").pack
+_moment = struct.Struct("!q").unpack
+_TRUE, _FALSE = b"\1", b"\0"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_4 = [bytes([0x40 | nibble]) for nibble in range(16)] * 16
 _VARIANT = [bytes([0x80 | (byte & 0x3F)]) for byte in range(256)]
@@ -38,6 +50,25 @@ class Append(msgspec.Struct, frozen=True):
             raise ValueError(f"the append to stream {self.stream} has no events")
 
 
+class Together(msgspec.Struct, frozen=True):
+    """Appends to different streams that are recorded all, or none."""
+
+    appends: tuple[Append, ...]
+
+    def __post_init__(self) -> None:
+        if len({append.stream for append in self.appends}) < len(self.appends):
+            raise ValueError("two appends of one group are for the same stream; put their events into one")
+
+    @property
+    def announce(self) -> bool:
+        """Whether one of them is to be announced."""
+        return any(append.announce for append in self.appends)
+
+
+Entry = Append | Together
+"""What is recorded whole or not at all."""
+
+
 class Appended(NamedTuple):
     """Where an append landed: the stream's new head and the position of each event."""
 
@@ -48,14 +79,19 @@ class Appended(NamedTuple):
 class Statement:
     """The statement that appends. A layer above may wrap ``append_batch`` in a function that takes more.
 
-    Its own parameters go first, and its first three answers are those of ``append_batch``.
+    Its own parameters go first, and it answers ``lost``, ``positions`` and ``clock`` as well.
     """
 
     def __init__(self, schema: str = "perdure") -> None:
-        self.sql = f'select * from "{schema}".append_batch({", ".join(["%s"] * 15)})'
+        self._call(schema, "append_batch", 0)
 
-    def parameters(self, batch: Sequence[Append]) -> list[Any]:
-        """What goes before the parameters of ``append_batch``."""
+    def _call(self, schema: str, function: str, own: int) -> None:
+        count = own + PARAMETERS
+        places = ", ".join([f"${place}" for place in range(1, count + 1)])
+        self.prepared = Prepared(f'select lost, positions, clock from "{schema}".{function}({places})', count)
+
+    def parameters(self, batch: Sequence[Append]) -> list[bytes | None]:
+        """What goes before the parameters of ``append_batch``, in Postgres' binary form."""
         return []
 
 
@@ -72,67 +108,41 @@ def draw_ids(count: int) -> list[bytes]:
 class Batch:
     """Appends packed for one call. Ids and salts are drawn once, so that sending it again appends the same events."""
 
-    def __init__(self, appends: Sequence[Append]) -> None:
-        self.appends = appends
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.appends = appends = _flat(entries)
         # In the order of streams, so that concurrent batches meet in one order and never wait in a circle.
         self.order = sorted(range(len(appends)), key=lambda i: appends[i].stream.int)
-        self.size = sum(len(append.events) for append in appends)
+        self.size = sum([len(append.events) for append in appends])
+        self._groups = None if len(appends) == len(entries) else _groups(entries)
         self._drawn = draw_ids(self.size)
         self._salts = urandom(SALT_BYTES * self.size)
         self.first_ids: list[bytes] = [b""] * len(appends)
         self.heads: list[Head] = [Head(0, None)] * len(appends)
+        self.losers: set[int] = set()
+        """Of the last answers, the appends whose stream had moved on; their company is not among them."""
 
-    def columns(self, recorded_at: int) -> list[arrays.Array]:
-        """The arrays after ``recorded_at``, hashes included (they cover it, so a new time means new hashes)."""
-        streams: list[bytes] = []
-        owners: list[int] = []
-        versions: list[int] = []
-        ids: list[bytes] = []
-        types: list[bytes] = []
-        schemas: list[int] = []
-        data: list[bytes] = []
-        metadata: list[bytes] = []
-        payloads: list[bytes | None] = []
-        salts: list[bytes | None] = []
-        digests: list[bytes | None] = []
-        hashes: list[bytes] = []
-        n = 0
+    def parameters(self, recorded_at: int) -> list[bytes | None]:
+        """What ``append_batch`` takes, in Postgres' binary form.
+
+        Hashes included: they cover ``recorded_at`` (µs since 1970), so a new time means new ones.
+        """
+        rows: list[_Row] = []
         for place, index in enumerate(self.order, 1):
-            append = self.appends[index]
-            stream = append.stream.bytes
-            streams.append(stream)
-            version, previous = append.expected
-            for event in append.events:
-                version += 1
-                id_ = self._drawn[n] if event.id is None else event.id.bytes
-                payload, salt, digest = event.payload, None, None
-                if payload is not None:
-                    salt = self._salts[n * SALT_BYTES : (n + 1) * SALT_BYTES]
-                    digest = payload_digest(salt, payload)
-                type_ = event.type.encode()
-                previous = event_hash(
-                    previous, stream, version, id_, type_, event.schema_version, recorded_at, event.data,
-                    event.metadata, digest,
-                )  # fmt: skip
-                owners.append(place)
-                versions.append(version)
-                ids.append(id_)
-                types.append(type_)
-                schemas.append(event.schema_version)
-                data.append(event.data)
-                metadata.append(event.metadata)
-                payloads.append(payload)
-                salts.append(salt)
-                digests.append(digest)
-                hashes.append(previous)
-                n += 1
-            self.first_ids[index] = ids[n - len(append.events)]
-            self.heads[index] = Head(version, previous)
-        expected = [self.appends[i].expected for i in self.order]
+            self._pack(rows, place, index, recorded_at)
+        owners, versions, ids, types, schemas, data, metadata, payloads, salts, digests, hashes = zip(
+            *rows, strict=True
+        )
+        ordered = [self.appends[i] for i in self.order]
+        large = any([payload is not None and len(payload) > MOST_INLINE for payload in payloads])
+        groups = None if self._groups is None else arrays.integers([self._groups[i] for i in self.order])
         return [
-            arrays.uuids(streams),
-            arrays.integers(head.version for head in expected),
-            arrays.byteas([head.hash for head in expected]),
+            _timestamp(recorded_at - _POSTGRES_EPOCH),
+            _TRUE if large else _FALSE,
+            arrays.uuids([append.stream.bytes for append in ordered]),
+            arrays.integers([append.expected.version for append in ordered]),
+            arrays.byteas([append.expected.hash for append in ordered]),
+            groups,
             arrays.integers(owners),
             arrays.integers(versions),
             arrays.uuids(ids),
@@ -143,19 +153,64 @@ class Batch:
             arrays.byteas(payloads),
             arrays.byteas(salts),
             arrays.byteas(digests),
-            arrays.byteas(hashes),
+            arrays.hashes(hashes),
         ]
 
-    def answers(self, lost: Sequence[int] | None, positions: Sequence[int] | None) -> list[Appended | None]:
-        """Each append's answer, in the order given; None for the losers of a conflict."""
+    def _pack(self, rows: "list[_Row]", place: int, index: int, recorded_at: int) -> None:
+        """Add the events of one append, each with its hash."""
+        append = self.appends[index]
+        stream = append.stream.bytes
+        version, previous = append.expected
+        first = n = len(rows)
+        for event in append.events:
+            version += 1
+            id_ = self._drawn[n] if event.id is None else event.id.bytes
+            payload, salt, digest = event.payload, None, None
+            if payload is not None:
+                salt = self._salts[n * SALT_BYTES : (n + 1) * SALT_BYTES]
+                digest = payload_digest(salt, payload)
+            type_, schema, data, metadata = event.type.encode(), event.schema_version, event.data, event.metadata
+            previous = event_hash(
+                previous, stream, version, id_, type_, schema, recorded_at, data, metadata, digest
+            )  # fmt: skip
+            rows.append((place, version, id_, type_, schema, data, metadata, payload, salt, digest, previous))
+            n += 1
+        self.first_ids[index] = rows[first][2]
+        self.heads[index] = Head(version, previous)
+
+    def answers(self, lost: Sequence[int], positions: Sequence[int]) -> list[Appended | None]:
+        """Each append's answer, in the order given; None for the losers of a conflict, and for their company."""
         answers: list[Appended | None] = [None] * len(self.appends)
-        losers, n = set(lost or ()), 0
-        for place, index in enumerate(self.order, 1):
-            if place not in losers:
+        self.losers = left_out = {self.order[place - 1] for place in lost}
+        if left_out and (groups := self._groups) is not None:
+            broken = {groups[loser] for loser in left_out}
+            left_out = {i for i, group in enumerate(groups) if group in broken}
+        n = 0
+        for index in self.order:
+            if index not in left_out:
                 count = len(self.appends[index].events)
-                answers[index] = Appended(self.heads[index], (positions or ())[n : n + count])
+                answers[index] = Appended(self.heads[index], positions[n : n + count])
                 n += count
         return answers
+
+
+_Row = tuple[int, int, bytes, bytes, int, bytes, bytes, bytes | None, bytes | None, bytes | None, bytes]
+"""An event as ``append_batch`` takes it: the place of its append, version, id, …, hash."""
+
+
+def _flat(entries: Sequence[Entry]) -> Sequence[Append]:
+    appends: list[Append] = []
+    for entry in entries:
+        if isinstance(entry, Together):
+            appends += entry.appends
+        else:
+            appends.append(entry)
+    return appends
+
+
+def _groups(entries: Sequence[Entry]) -> list[int]:
+    """Of each append, the number of the entry it belongs to."""
+    return [n for n, entry in enumerate(entries) for _ in (entry.appends if isinstance(entry, Together) else (entry,))]
 
 
 async def send(
@@ -169,23 +224,20 @@ async def send(
         sent, recorded_at = clock.local(), clock.now()
         ordered = [batch.appends[i] for i in batch.order]
         try:
-            columns = batch.columns(recorded_at)
+            parameters = [*statement.parameters(ordered), *batch.parameters(recorded_at)]
         except (ValueError, struct.error) as error:
             raise AppendRefused(f"an event cannot be packed: {error}") from error
-        parameters = [*statement.parameters(ordered), _EPOCH + timedelta(microseconds=recorded_at), *columns]
         try:
-            cursor = await connection.execute(statement.sql, parameters, prepare=True, binary=True)
-            row = await cursor.fetchone()
+            result = await statement.prepared.execute(connection, parameters)
         except psycopg.Error as error:
             refused = domain_error(error)
             if isinstance(refused, ClockDrift) and not corrected and not connection.info.transaction_status:
                 await read_clock(connection, clock)
                 continue
             raise refused from error
-        assert row is not None
-        lost, positions, now = row[:3]
-        clock.correct(_microseconds(now), sent, clock.local())
-        return batch.answers(lost, positions)
+        lost, positions, now = (result.get_value(0, column) for column in range(3))
+        clock.correct(_moment(now or b"")[0] + _POSTGRES_EPOCH, sent, clock.local())
+        return batch.answers(arrays.unpack(lost), arrays.unpack(positions))
     raise AssertionError("unreachable")
 
 

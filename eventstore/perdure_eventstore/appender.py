@@ -1,12 +1,13 @@
 """Group commit: whatever waits to be appended in this process goes to the disk together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_eventstore.append import Append, Appended, Statement
+from perdure_eventstore.append import Append, Appended, Entry, Statement, Together
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import LogError, LogUnavailable
 from perdure_eventstore.lane import Lane
@@ -16,7 +17,7 @@ MAX_EVENTS = 1_000
 """Events in one statement, unless a single append has more."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Bytes of payload in one statement, unless a single append has more: Postgres takes no message over 1 GiB."""
+"""Bytes in one statement, unless a single append has more: Postgres takes no message over 1 GiB."""
 
 LANES = 2
 """Statements under way at once: while one is at the disk, what comes of the other is decided and packed."""
@@ -24,7 +25,22 @@ LANES = 2
 HINT_INTERVAL = 0.005
 """Seconds between two notifications: at the rate of commits they would cost more than they save."""
 
-Answer = Callable[[Appended | LogError], None]
+MOST_WAITING = 64 * MAX_EVENTS
+MOST_WAITING_BYTES = 4 * MAX_BYTES
+"""What may wait in memory before ``append`` holds its callers back."""
+
+Tell = Callable[[Any], None]
+"""Takes an answer: Appended, a list of them for several appends together, or a LogError."""
+
+
+class _Waiting(NamedTuple):
+    """An entry in the queue, with its events and its bytes."""
+
+    entry: Entry
+    tell: Tell
+    events: int
+    bytes: int
+
 
 log = structlog.get_logger(__name__)
 
@@ -50,35 +66,62 @@ class Appender:
         self._lanes = [Lane(engine, statement, self.clock, schema, patience) for _ in range(LANES)]
         self._hints = Session(engine)
         self._hint = f"select pg_notify('{schema}', '')"
-        self._waiting: list[tuple[Append, Answer]] = []
-        self._some, self._announced = asyncio.Event(), asyncio.Event()
+        self._queue: list[_Waiting] = []
+        self._events = self._bytes = 0
+        self._some, self._room, self._announced = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._submitted = self._answered = 0
         self._drains: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
 
-    def submit(self, append: Append, answer: Answer) -> None:
-        """Append with the next batch; ``answer`` is called in the event loop with where it landed, or why not."""
+    def submit(self, entry: Entry, tell: Tell) -> None:
+        """Append with the next batch; ``tell`` is called in the event loop with where it landed, or why not.
+
+        Never waits: who submits keeps count of what is not answered yet.
+        """
         if self._closed:
-            answer(LogUnavailable("the log was closed before this was recorded"))
+            tell(LogUnavailable("the log was closed before this was recorded"))
             return
-        self._waiting.append((append, answer))
+        waiting = _measured(entry, tell)
+        self._queue.append(waiting)
+        self._events += waiting.events
+        self._bytes += waiting.bytes
         self._submitted += 1
         self._some.set()
 
     async def append(self, append: Append) -> Appended:
-        """Append and wait for the disk. Raises Conflict, LogUnavailable or another LogError."""
-        done: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        """Append and wait for the disk; while too much waits already, wait before that.
 
-        def answer(result: Appended | LogError) -> None:
+        Raises Conflict, LogUnavailable or another LogError.
+        """
+        appended: Appended = await self._answer(append)
+        return appended
+
+    async def append_together(self, appends: Sequence[Append]) -> list[Appended]:
+        """Append to several streams, all or none. Raises Conflict for the first whose stream had moved on."""
+        appended: list[Appended] = await self._answer(Together(tuple(appends)))
+        return appended
+
+    async def _answer(self, entry: Entry) -> Any:
+        while self._events >= MOST_WAITING or self._bytes >= MOST_WAITING_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def tell(answer: Any) -> None:
             if done.done():
                 return
-            if isinstance(result, LogError):
-                done.set_exception(result)
+            if isinstance(answer, LogError):
+                done.set_exception(answer)
             else:
-                done.set_result(result)
+                done.set_result(answer)
 
-        self.submit(append, answer)
+        self.submit(entry, tell)
         return await done
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait in memory for the next statement."""
+        return self._events
 
     async def drain(self) -> None:
         """Wait until as many appends are answered as were submitted before this; what comes later does not count."""
@@ -96,35 +139,34 @@ class Appender:
                 group.create_task(self._announce())
         finally:
             self._closed = True
-            waiting, self._waiting = self._waiting, []
-            for _, answer in waiting:
-                self._tell(answer, LogUnavailable("the log was closed before this was recorded"))
+            for waiting in self._take(everything=True):
+                self._tell(waiting.tell, LogUnavailable("the log was closed before this was recorded"))
             for _, done in self._drains:
                 if not done.done():
                     done.set_result(None)
 
     async def _serve(self, lane: Lane) -> None:
-        entries: list[tuple[Append, Answer]] = []
+        batch: list[_Waiting] = []
         try:
             while True:
                 await self._some.wait()
-                entries = self._take()
-                if not entries:
+                batch = self._take()
+                if not batch:
                     continue
-                results = await lane.commit([append for append, _ in entries])
-                answered, entries = entries, []
-                for (append, answer), result in zip(answered, results, strict=True):
-                    if append.announce:
+                answers = await lane.commit([waiting.entry for waiting in batch])
+                answered, batch = batch, []
+                for waiting, answer in zip(answered, answers, strict=True):
+                    if waiting.entry.announce:
                         self._announced.set()
-                    self._tell(answer, result)
+                    self._tell(waiting.tell, answer)
         finally:
-            for _, answer in entries:
-                self._tell(answer, LogUnavailable("the log was closed before this was known to be recorded"))
+            for waiting in batch:
+                self._tell(waiting.tell, LogUnavailable("the log was closed before this was known to be recorded"))
             await lane.close()
 
-    def _tell(self, answer: Answer, result: Appended | LogError) -> None:
+    def _tell(self, tell: Tell, answer: Any) -> None:
         try:
-            answer(result)
+            tell(answer)
         except Exception:
             # One who cannot take the answer shall not keep the others from theirs.
             log.exception("the answer to an append was not taken")
@@ -134,18 +176,18 @@ class Appender:
             if not done.done():
                 done.set_result(None)
 
-    def _take(self) -> list[tuple[Append, Answer]]:
+    def _take(self, *, everything: bool = False) -> list[_Waiting]:
         """The next batch: what waits, up to MAX_EVENTS and MAX_BYTES."""
         count, events, size = 0, 0, 0
-        for append, _ in self._waiting:
-            events += len(append.events)
-            size += sum(len(event.payload) for event in append.events if event.payload is not None)
-            if count and (events > MAX_EVENTS or size > MAX_BYTES):
+        for waiting in self._queue:
+            if count and not everything and (events + waiting.events > MAX_EVENTS or size + waiting.bytes > MAX_BYTES):
                 break
-            count += 1
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        if not self._waiting:
+            count, events, size = count + 1, events + waiting.events, size + waiting.bytes
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        self._events, self._bytes = self._events - events, self._bytes - size
+        if not self._queue:
             self._some.clear()
+        self._room.set()
         return taken
 
     async def _announce(self) -> None:
@@ -161,3 +203,13 @@ class Appender:
                 await asyncio.sleep(HINT_INTERVAL)
         finally:
             await self._hints.close()
+
+
+def _measured(entry: Entry, tell: Tell) -> _Waiting:
+    appends = entry.appends if isinstance(entry, Together) else (entry,)
+    events = size = 0
+    for append in appends:
+        events += len(append.events)
+        for event in append.events:
+            size += len(event.data) if event.payload is None else len(event.data) + len(event.payload)
+    return _Waiting(entry, tell, events, size)

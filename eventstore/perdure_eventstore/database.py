@@ -1,20 +1,23 @@
 """The way to Postgres: one SQLAlchemy engine, and psycopg's own connections out of it for the hot path."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import AsyncConnection
 from psycopg.types.string import ByteaBinaryLoader
-from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from perdure_eventstore import arrays
 from perdure_eventstore.errors import LogError, LogUnavailable, domain_error
+
+log = structlog.get_logger(__name__)
 
 _BOUNDS = """select set_config('lock_timeout', '10s', false),
     set_config('idle_in_transaction_session_timeout', '60s', false)"""
@@ -26,7 +29,7 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
     parsed = make_url(url)
     if parsed.get_backend_name() != "postgresql":
         raise ValueError(f"{parsed.render_as_string()} is not a Postgres: give a URL that starts with postgresql://")
-    engine = create_async_engine(
+    return create_async_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=10,
@@ -34,12 +37,6 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
         hide_parameters=True,
         connect_args={"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure"},
     )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        arrays.register(connection.driver_connection)
-
-    return engine
 
 
 @asynccontextmanager
@@ -60,6 +57,41 @@ async def raw_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection[A
         yield connection
     finally:
         await connection.close()
+
+
+async def borrow(engine: AsyncEngine) -> SqlAlchemyConnection:
+    """A connection out of the pool that works, in a transaction. It is given back by ``give_back``.
+
+    Raises LogError.
+    """
+    connection: SqlAlchemyConnection | None = None
+    try:
+        connection = await engine.connect()
+        # One out of the pool may have been broken for long.
+        await connection.exec_driver_sql("select")
+    except BaseException as error:
+        if connection is not None:
+            await give_back(connection)
+        if isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError):
+            raise connection_error(error) from error
+        raise
+    return connection
+
+
+async def give_back(connection: SqlAlchemyConnection) -> None:
+    """Roll back what is open on a borrowed connection, and give it back, before anything else: cancelled or not."""
+    closing = asyncio.ensure_future(connection.close())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        # The engine may be disposed of next, and would not know of a connection still on its way.
+        await asyncio.wait([closing])
+        if not closing.cancelled():
+            closing.exception()
+        raise
+    except DBAPIError as error:
+        # A connection that is lost has nothing to roll back; what happened before is what counts.
+        log.debug("a connection was lost before it was closed", error=str(error))
 
 
 async def _prepare(connection: AsyncConnection[Any]) -> None:

@@ -42,6 +42,10 @@ class LogUnavailable(LogError):
     """The database could not be reached, or not for long enough."""
 
 
+class SubscriptionRefused(LogError):
+    """A subscription is not divided, or cannot be divided, as was asked. The message says what would be right."""
+
+
 class SchemaMissing(LogError):
     """The database has no Perdure tables, or those of another version."""
 
@@ -63,6 +67,7 @@ def domain_error(error: psycopg.Error) -> LogError:
             return Raced(message)
         case "42P01" | "42883" | "3F000":
             return SchemaMissing(f"{message}; run `perdure migrate`")
-    if isinstance(error, _UNAVAILABLE):
+    # Whatever ends the connection says nothing of the events: a time-out of the administrator's, for one.
+    if isinstance(error, _UNAVAILABLE) or error.diag.severity_nonlocalized in ("FATAL", "PANIC"):
         return LogUnavailable(message)
     return AppendRefused(message, error.diag.constraint_name)

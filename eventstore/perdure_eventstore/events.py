@@ -45,7 +45,7 @@ class RecordedEvent(NamedTuple):
     data: bytes
     metadata: bytes
     payload: bytes | None
-    """None with a ``payload_digest``: erased."""
+    """None with a ``payload_digest``: erased, or large and not asked for."""
     payload_salt: bytes | None
     payload_digest: bytes | None
     hash: bytes

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.errors import LogError
 from perdure_eventstore.listen import listen
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 from perdure_eventstore.settled import SettledMark
 
@@ -16,7 +17,8 @@ log = structlog.get_logger(__name__)
 
 _PENDING_POLL = 0.002
 _SETTLE = 0.02
-_MOST_BACKOFF = 2.0
+_MOST_POLL = 0.1
+"""Seconds between two looks for somebody's commit that does not come: a transaction may stay open for long."""
 
 
 class Feed:
@@ -25,6 +27,9 @@ class Feed:
     A hint (``hint``, from a notification) makes it look at once, one that is not ``urgent`` (from one's own append)
     within 20 ms, so that a busy node looks now and then and not at every commit. Without any it looks every
     ``interval`` seconds, so a lost hint costs a delay and nothing else.
+
+    While somebody who wrote has not committed it looks after 20 ms, or 2 if somebody waits, then twice as long each
+    time, up to a tenth of a second.
     """
 
     def __init__(self, engine: AsyncEngine, schema: str = "perdure", interval: float = 1.0) -> None:
@@ -39,6 +44,8 @@ class Feed:
         self._hinted, self._urgent = asyncio.Event(), asyncio.Event()
         self._moved = asyncio.Event()
         self._hurry = False
+        self._poll = _SETTLE
+        self._looking: SettledMark | None = None
 
     def hint(self, *, urgent: bool = True) -> None:
         """Something was appended; ``urgent``: somebody waits for it."""
@@ -64,29 +71,33 @@ class Feed:
             told()
 
     async def _look(self) -> None:
-        backoff = 0.05
         try:
             while True:
-                mark = SettledMark(self._session, self._schema)
-                try:
-                    await mark.check()
-                    while True:
-                        await self.run_once(mark)
-                        backoff = 0.05
-                        await self._pause(mark)
-                except LogError as error:
-                    log.warning("feed lost the log", error=str(error), retry_in=backoff)
-                    await asyncio.sleep(backoff)
-                    backoff = min(backoff * 2, _MOST_BACKOFF)
+                mark = await patiently(self._look_once, LogError, told=_lost)
+                await self._pause(mark)
         finally:
             await self._session.close()
 
+    async def _look_once(self) -> SettledMark:
+        """Look, with a mark that was checked since the log was last lost."""
+        mark, self._looking = self._looking, None
+        if mark is None:
+            mark = SettledMark(self._session, self._schema)
+            await mark.check()
+        await self.run_once(mark)
+        self._looking = mark
+        return mark
+
     async def run_once(self, mark: SettledMark) -> None:
         """Look once."""
-        self._hurry = self._urgent.is_set() or (self._hurry and mark.pending)
+        hurried, urgent = self._hurry and mark.pending, self._urgent.is_set()
+        self._hurry = urgent or hurried
         self._hinted.clear()
         self._urgent.clear()
+        before = mark.position
         position = await mark.advance()
+        if position > before or self._hurry > hurried:
+            self._poll = _PENDING_POLL if self._hurry else _SETTLE
         # At first, 0 may only mean that somebody has not committed yet.
         if position > self.mark and (position or not mark.pending):
             self.mark = position
@@ -95,11 +106,22 @@ class Feed:
 
     async def _pause(self, mark: SettledMark) -> None:
         if mark.pending:
-            await asyncio.sleep(_PENDING_POLL if self._hurry else _SETTLE)
+            pause, self._poll = self._poll, min(self._poll * 2, _MOST_POLL)
+            if self._hurry:
+                await asyncio.sleep(pause)
+            else:
+                await _wait(self._urgent, pause)
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._interval):
-                await self._hinted.wait()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE):
-                await self._urgent.wait()
+        self._poll = _SETTLE
+        await _wait(self._hinted, self._interval)
+        await _wait(self._urgent, _SETTLE)
+
+
+async def _wait(for_: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await for_.wait()
+
+
+def _lost(error: BaseException, pause: float) -> None:
+    log.warning("feed lost the log", error=str(error), retry_in=pause)

@@ -10,11 +10,20 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
-from perdure_eventstore.append import Append, Appended, Batch, Statement, send
+from perdure_eventstore.append import Appended, Batch, Entry, Statement, Together, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import AppendRefused, Conflict, LogError, LogUnavailable, Raced, domain_error
 from perdure_eventstore.events import Head
 from perdure_eventstore.session import Session
+
+Answer = Appended | list[Appended] | LogError
+"""What an append is told; for several together, where each landed."""
+
+LONGEST = 60
+"""Seconds that the server, from Postgres 17 on, gives one statement of an appender to begin and to commit."""
+
+_BOUND = """select set_config('transaction_timeout', %s, false)
+    where current_setting('server_version_num')::integer >= 170000"""
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +38,7 @@ class Lane:
     def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, schema: str, patience: float) -> None:
         """``patience`` is how many seconds a batch waits for a database that cannot be reached."""
         self._session = Session(engine)
+        self._bounded = 0
         self._statement, self._clock, self._patience = statement, clock, patience
         self._own = (
             f'select position, version, hash from "{schema}".events e where stream = %s and version >= %s '
@@ -36,20 +46,21 @@ class Lane:
             "order by version"
         )
 
-    async def commit(self, appends: Sequence[Append]) -> list[Appended | LogError]:
-        """Append in one statement; each append's answer. A bad append alone suffers for itself."""
-        if len({append.stream for append in appends}) < len(appends):
+    async def commit(self, entries: Sequence[Entry]) -> list[Answer]:
+        """Append in one statement; each entry's answer. A bad one alone suffers for itself."""
+        batch = Batch(entries)
+        if len({append.stream for append in batch.appends}) < len(batch.appends):
             # Two that want the same place in a stream would race each other in one statement, again and again.
-            return [answer for append in appends for answer in await self.commit([append])]
+            return [answer for entry in entries for answer in await self.commit([entry])]
         try:
-            return await self._send(Batch(appends))
+            return _by_entry(batch, await self._send(batch))
         except AppendRefused as error:
-            if len(appends) == 1:
+            if len(entries) == 1:
                 return [error]
             # The statement does not say which of them is bad.
-            return [answer for append in appends for answer in await self.commit([append])]
+            return [answer for entry in entries for answer in await self.commit([entry])]
         except LogError as error:
-            return [error] * len(appends)
+            return [error] * len(entries)
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -81,18 +92,36 @@ class Lane:
         return await again(attempt)
 
     async def _send_once(self, batch: Batch, *, may_be_ours: bool) -> list[Appended | LogError]:
-        connection = await self._session.connection()
         try:
+            connection = await self._connection()
             answers = await send(connection, self._statement, batch, self._clock)
             return [answer or await self._loser(connection, batch, i, may_be_ours) for i, answer in enumerate(answers)]
         except LogUnavailable:
             await self._session.close()
             raise
 
+    async def _connection(self) -> AsyncConnection[Any]:
+        """The lane's connection, on which no transaction lasts.
+
+        The server runs a statement when it has its last message but one, and commits at the last, which is five bytes:
+        a client frozen right between the two would hold the log's locks for as long as it sleeps.
+        """
+        connection = await self._session.connection()
+        if self._bounded != self._session.opened:
+            try:
+                await connection.execute(_BOUND, (f"{LONGEST}s",))
+            except psycopg.Error as error:
+                raise domain_error(error) from error
+            self._bounded = self._session.opened
+        return connection
+
     async def _loser(
         self, connection: AsyncConnection[Any], batch: Batch, index: int, may_be_ours: bool
     ) -> Appended | LogError:
-        """What to tell an append that came too late: after a broken connection it may have met itself."""
+        """What to tell an append that came too late: after a broken connection it may have met itself.
+
+        Of those that were left out together, only who lost is told so here; ``_by_entry`` tells the others.
+        """
         append = batch.appends[index]
         if may_be_ours:
             version = append.expected.version + 1
@@ -105,3 +134,24 @@ class Lane:
                 mine = rows[: len(append.events)]
                 return Appended(Head(mine[-1][1], mine[-1][2]), [position for position, *_ in mine])
         return Conflict(append.stream, append.expected.version)
+
+
+def _by_entry(batch: Batch, answers: Sequence[Appended | LogError]) -> list[Answer]:
+    """The answers to appends as answers to entries: of several together, the loser's is that of all."""
+    if len(batch.entries) == len(answers):
+        return [*answers]
+    found: list[Answer] = []
+    n = 0
+    for entry in batch.entries:
+        if not isinstance(entry, Together):
+            found.append(answers[n])
+            n += 1
+            continue
+        company = range(n, n + len(entry.appends))
+        n = company.stop
+        errors = {i: answer for i in company if isinstance(answer := answers[i], LogError)}
+        if errors:
+            found.append(errors[min(errors, key=lambda i: i not in batch.losers)])
+        else:
+            found.append([answer for i in company if isinstance(answer := answers[i], Appended)])
+    return found

@@ -1,40 +1,50 @@
 """Reading: one stream in order, or the settled log in order."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
-from perdure_eventstore.session import Session
+from perdure_eventstore.parts import IN_PART, Part
 
-_COLUMNS = """e.position, e.recorded_at, e.stream, e.version, e.schema_version, e.id, e.type, e.data, e.metadata,
-    coalesce(e.payload, case when e.payload_digest is not null then p.payload end), e.payload_salt, e.payload_digest,
-    e.hash"""
+_COLUMNS = ", ".join(RecordedEvent._fields)
+
+
+class Source(Protocol):
+    """What statements are sent through: a session of one's own, or somebody's transaction."""
+
+    async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Run ``statement`` and return its rows, json as bytes. Raises LogError."""
 
 
 class Reader:
-    """Reads events through one session."""
+    """Reads events through one session. Large payloads lie apart, and are fetched unless ``payloads`` is False."""
 
-    def __init__(self, session: Session, schema: str = "perdure") -> None:
+    def __init__(self, session: Source, schema: str = "perdure") -> None:
         self._session = session
-        select = f"""select {_COLUMNS} from "{schema}".events e left join "{schema}".payloads p
-            on p.stream = e.stream and p.version = e.version and e.payload is null and e.payload_digest is not null"""
-        self._stream = f"{select} where e.stream = %s and e.version > %s order by e.version limit %s"
+        select = f'select {_COLUMNS} from "{schema}".events'
+        self._stream = f"{select} where stream = %s and version > %s order by version limit %s"
         self._head = f'select version, hash from "{schema}".events where stream = %s order by version desc limit 1'
-        self._span = f"{select} where e.position > %s and e.position <= %s order by e.position limit %s"
-        self._types = (
-            f"{select} where e.position > %s and e.position <= %s and e.type = any(%s) order by e.position limit %s"
-        )
+        between, in_order = f"{select} where position > %s and position <= %s", "order by position limit %s"
+        in_part = IN_PART.format(parts="%s", part="%s")
+        self._span = f"{between} {in_order}"
+        self._types = f"{between} and type = any(%s) {in_order}"
+        self._part = f"{between} and {in_part} {in_order}"
+        self._types_part = f"{between} and type = any(%s) and {in_part} {in_order}"
+        self._large = f"""select n.number, p.payload from unnest(%s::uuid[], %s::integer[]) with ordinality
+            n(stream, version, number) join "{schema}".payloads p using (stream, version)"""
 
-    async def stream(self, stream: UUID, after: int = 0, batch: int = 1_000) -> AsyncIterator[RecordedEvent]:
+    async def stream(
+        self, stream: UUID, after: int = 0, batch: int = 1_000, *, payloads: bool = True
+    ) -> AsyncIterator[RecordedEvent]:
         """The events of ``stream`` after version ``after``. A stream that does not exist has none."""
         while True:
-            rows = await self._fetch(self._stream, (stream, after, batch))
-            for event in rows:
+            events = await self._fetch(self._stream, (stream, after, batch), payloads)
+            for event in events:
                 yield event
-            if len(rows) < batch:
+            if len(events) < batch:
                 return
-            after = rows[-1].version
+            after = events[-1].version
 
     async def head(self, stream: UUID) -> Head:
         """The stream's head; NO_STREAM where there is none."""
@@ -42,15 +52,39 @@ class Reader:
         return Head(*rows[0]) if rows else NO_STREAM
 
     async def span(
-        self, after: int, last: int, *, types: Sequence[str] | None = None, limit: int = 1_000
+        self,
+        after: int,
+        last: int,
+        *,
+        types: Sequence[str] | None = None,
+        part: Part | None = None,
+        limit: int = 1_000,
+        payloads: bool = True,
     ) -> list[RecordedEvent]:
-        """At most ``limit`` events with ``after`` < position <= ``last``, in order.
+        """At most ``limit`` events with ``after`` < position <= ``last``, in order; ``part`` is that of their streams.
 
         ``last`` must be settled (``SettledMark``), or events may be missing that come later.
         """
+        if part is None or part.parts == 1:
+            if types is None:
+                return await self._fetch(self._span, (after, last, limit), payloads)
+            return await self._fetch(self._types, (after, last, list(types), limit), payloads)
         if types is None:
-            return await self._fetch(self._span, (after, last, limit))
-        return await self._fetch(self._types, (after, last, list(types), limit))
+            return await self._fetch(self._part, (after, last, part.parts, part.number, limit), payloads)
+        divided = (after, last, list(types), part.parts, part.number, limit)
+        return await self._fetch(self._types_part, divided, payloads)
 
-    async def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[RecordedEvent]:
-        return [RecordedEvent._make(row) for row in await self._session.fetch(statement, parameters)]
+    async def _fetch(self, statement: str, parameters: Sequence[Any], payloads: bool) -> list[RecordedEvent]:
+        events = [*map(RecordedEvent._make, await self._session.fetch(statement, parameters))]
+        if payloads:
+            apart = [n for n, each in enumerate(events) if each.payload is None and each.payload_digest is not None]
+            if apart:
+                await self._add_large(events, apart)
+        return events
+
+    async def _add_large(self, events: list[RecordedEvent], apart: Sequence[int]) -> None:
+        """Put their payloads into those of ``events`` that stand at ``apart``; an erased one stays without."""
+        keys = [events[n].stream for n in apart], [events[n].version for n in apart]
+        for number, payload in await self._session.fetch(self._large, keys):
+            n = apart[number - 1]
+            events[n] = events[n]._replace(payload=payload)

@@ -52,3 +52,19 @@ class Session:
         """Give the connection up; the next use opens another."""
         self._connection = None
         await self._closing.aclose()
+
+
+class Borrowed(Session):
+    """Somebody else's connection, used as a session is; closing it is up to them."""
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self.opened = 1
+
+    async def connection(self) -> AsyncConnection[Any]:
+        """The connection, in whatever state it is."""
+        assert self._connection is not None
+        return self._connection
+
+    async def close(self) -> None:
+        """Leave it open."""

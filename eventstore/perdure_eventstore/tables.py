@@ -59,7 +59,17 @@ subscriptions = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
-    comment="How far each durable subscription has read.",
+    Column(
+        "part",
+        SmallInteger,
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("0"),
+        comment="Of the streams whose id's last byte, modulo parts, is this.",
+    ),
+    Column("parts", SmallInteger, nullable=False, server_default=text("1")),
+    CheckConstraint("part between 0 and parts - 1 and parts <= 64", name="subscriptions_part"),
+    comment="How far each part of each durable subscription has read.",
 )
 
 identity = Table(

@@ -5,9 +5,9 @@ What makes no complete chunk yet, fewer than 256 events, is taken from the event
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
-from perdure_eventstore import arrays
 from perdure_eventstore.errors import LogError
 from perdure_eventstore.merkle import (
     CHUNK,
@@ -54,7 +54,8 @@ class Chunk(NamedTuple):
     def of(cls, number: int, leaves: Sequence[bytes]) -> "Chunk":
         """The chunk of 256 leaves' bytes."""
         first, last = (int.from_bytes(leaf[:8]) for leaf in (leaves[0], leaves[-1]))
-        return cls(number, first, last, b"".join(leaves), subtree_root([leaf_hash(leaf) for leaf in leaves]))
+        hashes = [sha256(b"\0" + leaf).digest() for leaf in leaves]
+        return cls(number, first, last, b"".join(leaves), subtree_root(hashes))
 
     @property
     def hashes(self) -> list[bytes]:
@@ -157,11 +158,10 @@ class Tree:
         columns = list(zip(*chunks, strict=True))
         levels, numbers, hashes = zip(*nodes, strict=True) if nodes else ((), (), ())
         parameters = [
-            *(arrays.bigints(column) for column in columns[:3]),
-            *(arrays.byteas(column) for column in columns[3:]),
-            arrays.smallints(levels),
-            arrays.bigints(numbers),
-            arrays.byteas(hashes),
+            *map(list, columns),
+            list(levels),
+            list(numbers),
+            list(hashes),
         ]
         if (await self._session.fetch(self._write, parameters))[0][0] == len(chunks) + len(nodes):
             return
@@ -184,7 +184,7 @@ class Tree:
 
     async def _indexes(self, positions: Sequence[int], size: int) -> list[int]:
         kept = await self.kept()
-        numbers = await self._session.fetch(self._owners, (arrays.bigints(positions),))
+        numbers = await self._session.fetch(self._owners, (list(positions),))
         owners = [Chunk._make(row) for row in await self._session.fetch(self._chunks, ([n for (n,) in numbers],))]
         rest = await self._rest(kept.position, max(positions)) if max(positions, default=0) > kept.position else []
         runs = [(chunk.first_position, chunk.number * CHUNK, split_leaves(chunk.leaves)) for chunk in owners]
@@ -218,7 +218,7 @@ class Tree:
                 known[CHUNK_LEVEL, number] = root
         if nodes:
             levels, numbers = zip(*nodes, strict=True)
-            rows = await self._session.fetch(self._nodes, (arrays.smallints(levels), arrays.bigints(numbers)))
+            rows = await self._session.fetch(self._nodes, (list(levels), list(numbers)))
             known.update({(level, number): hash_ for level, number, hash_ in rows})
         return known
 

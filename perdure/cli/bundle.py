@@ -42,11 +42,11 @@ async def bundle_run(common: Common, runs: Sequence[str], output: str) -> int:
     return exits.DONE
 
 
-def check_file(common: Common, name: str | None, public_key: str | None) -> int:
-    """Check a bundle. Raises TransferRefused, KeyRefused, WrongUse."""
-    if name is None:
-        raise WrongUse("--public-key goes with --bundle FILE")
-    key = None if public_key is None else load_public(Path(public_key))
+def check_file(common: Common, name: str, public_keys: Sequence[str], others: Sequence[str | None]) -> int:
+    """Check a bundle; ``others`` make no sense with one. Raises TransferRefused, KeyRefused, WrongUse."""
+    if any(others) or len(public_keys) > 1:
+        raise WrongUse("a bundle is checked by itself: verify --bundle FILE, and one --public-key FILE if you have it")
+    key = load_public(Path(public_keys[0])) if public_keys else None
     with read(name) as file:
         checked = check_bundle(file, key)
     if common.json:

@@ -144,6 +144,18 @@ def start(
 
 
 @verb(app)
+def cancel(
+    common: Common,
+    run: RunName,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+) -> Exit:
+    """Stop a run: what is under way is cancelled. One that has ended is left as it is."""
+    from perdure.cli.cancel import cancel_run
+
+    return cancel_run(common, run, reason)
+
+
+@verb(app)
 def runs(
     common: Common,
     status: Annotated[
@@ -178,21 +190,26 @@ def history(common: Common, run: RunName) -> Exit:
 @verb(app)
 def verify(
     common: Common,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The chain of one run only.")] = None,
+    heads: Annotated[str | None, typer.Option("--heads", metavar="FILE", help="Heads as they were published.")] = None,
+    public_key: Annotated[
+        list[str] | None, typer.Option("--public-key", metavar="FILE", help="Who may have signed; may be repeated.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="FILE", help="Keep the place in FILE, and go on from there.")
+    ] = None,
     bundle: Annotated[
         str | None, typer.Option("--bundle", metavar="FILE", help="Check a bundle instead, with no database.")
     ] = None,
-    public_key: Annotated[
-        str | None, typer.Option("--public-key", metavar="FILE", help="The key its head must be signed with.")
-    ] = None,
 ) -> Exit | int:
-    """Check that no event of the log was changed: every hash, every chain."""
-    if bundle is not None or public_key is not None:
+    """Check that no event of the log was changed, moved or removed: chains, payloads, tree and heads."""
+    if bundle is not None:
         from perdure.cli.bundle import check_file
 
-        return check_file(common, bundle, public_key)
+        return check_file(common, bundle, public_key or [], others=(run, heads, resume))
     from perdure.cli.verify import check_log
 
-    return check_log(common)
+    return check_log(common, run, heads, public_key or [], resume)
 
 
 @verb(app)
@@ -250,8 +267,14 @@ def keygen(
 
 
 @verb(app)
-def migrate(common: Common) -> Exit:
+def migrate(
+    common: Common,
+    grant: Annotated[
+        str | None,
+        typer.Option("--grant", metavar="ROLE", help="Let this role run nodes and clients, and do nothing else."),
+    ] = None,
+) -> Exit:
     """Bring the database to this version of Perdure."""
     from perdure.cli.migrate import migrate_database
 
-    return migrate_database(common)
+    return migrate_database(common, grant)

@@ -15,7 +15,7 @@ from perdure.cli.run_names import find_run
 from perdure.cli.verb import Common
 from perdure.cli.words import ago, between, local, shortened, status
 from perdure.client import Client
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import UnknownRun
 from perdure_engine.run.state import RunState
 from perdure_projections.queries import RunRow, TaskRow, get_run, get_tasks
 
@@ -40,7 +40,7 @@ async def print_run(common: Common, client: Client, run: UUID) -> str:
     if row is None:
         raise UnknownRun(run)
     tasks = await get_tasks(client.engine, client.schema, run)
-    state = (await load_run(client.reader, client.registry, run)).state
+    state = (await client.load(run)).state
     if common.json:
         emit(_as_json(row, tasks, state))
     else:

@@ -22,14 +22,13 @@ from perdure.cli.looking import catch_up, looking
 from perdure.cli.output import emit
 from perdure.cli.show import print_run
 from perdure.cli.verb import Common
-from perdure.cli.verify import check
+from perdure.cli.verify import check, sentence
 from perdure.client import Client
 from perdure.database import EMBEDDED, opened
 from perdure.demo.nodes import LEASE_SECONDS, node_process
 from perdure.demo.teller import Teller
 from perdure.demo.workflow import COUNT_SECONDS, REPORT, add_tasks, example
 from perdure_engine.definitions.document import read_document
-from perdure_engine.history import load_run
 
 _PATIENCE = 40.0
 
@@ -116,7 +115,7 @@ async def _report(app: App, teller: Teller, common: Common, place: Path) -> UUID
 async def _under_way(client: Client, run: UUID, task: str, pid: int, place: Path) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            while (await load_run(client.reader, client.registry, run)).state.task(task).status != "started":
+            while (await client.load(run)).state.task(task).status != "started":
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise Failed(f"process {pid} did not begin the task within {_PATIENCE:g} s: see {place / 'node.log'}") from None
@@ -133,7 +132,7 @@ async def _check(app: App, teller: Teller) -> int:
     async with looking(app, views=False) as client:
         checked = await check(client.engine, client.schema)
     if checked.fault is not None:
-        raise Failed(f"the log was changed at {checked.fault}")
+        raise Failed(sentence(checked.fault))
     teller.say(f"[green]every hash is right[/]: {checked.events} events in {checked.streams} streams")
     return checked.events
 

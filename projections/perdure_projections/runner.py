@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.errors import LogError, domain_error
 from perdure_eventstore.feed import Feed
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 from perdure_projections.checkpoint import Checkpoints
 from perdure_projections.folding import Step, step
@@ -47,19 +48,11 @@ class ProjectionRunner:
 
     async def run(self) -> None:
         """Fold for ever; cancel to end."""
-        backoff = INTERVAL
         try:
             while True:
-                begun, mark = time.monotonic(), self._feed.mark
-                try:
-                    steps = await self.run_once(mark)
-                    backoff = INTERVAL
-                    if Step.MORE not in steps:
-                        await self._pause(begun, mark, steps)
-                except LogError as error:
-                    log.warning("projections lost the log", error=str(error), retry_in=backoff)
-                    await asyncio.sleep(backoff)
-                    backoff = min(backoff * 2, _LAST_RETRY)
+                round_ = await patiently(self._round, LogError, first=INTERVAL, most=_LAST_RETRY, told=_lost)
+                if Step.MORE not in round_.steps:
+                    await self._pause(round_)
         finally:
             await self.close()
 
@@ -87,6 +80,10 @@ class ProjectionRunner:
     async def close(self) -> None:
         """Give the connection up; the next use opens another."""
         await self._session.close()
+
+    async def _round(self) -> "_Round":
+        begun, mark = time.monotonic(), self._feed.mark
+        return _Round(begun, mark, await self.run_once(mark))
 
     async def _prepare(self) -> None:
         connection = await self._session.connection()
@@ -121,8 +118,9 @@ class ProjectionRunner:
             self._retries.pop(projection.name, None)
         return result
 
-    async def _pause(self, begun: float, mark: int, steps: Sequence[Step]) -> None:
-        """Sleep until there is something to do, and keep the distance to the round that began at ``begun``."""
+    async def _pause(self, round_: "_Round") -> None:
+        """Sleep until there is something to do, and keep the distance to the round that was."""
+        begun, mark, steps = round_
         waits = [retry.at - time.monotonic() for retry in self._retries.values()]
         if Step.BUSY in steps:
             # Whoever has it may die before it has folded the rest.
@@ -134,8 +132,20 @@ class ProjectionRunner:
         await asyncio.sleep(max(0.0, begun + distance - time.monotonic()))
 
 
+class _Round(NamedTuple):
+    """When a round began (monotonic seconds), up to where it could fold, and what came of each projection."""
+
+    begun: float
+    mark: int
+    steps: list[Step]
+
+
 class _Retry(NamedTuple):
     """When a stopped projection is tried again (monotonic seconds), and the pause that led there."""
 
     at: float
     pause: float
+
+
+def _lost(error: BaseException, pause: float) -> None:
+    log.warning("projections lost the log", error=str(error), retry_in=pause)

@@ -4,10 +4,13 @@ from typing import get_args
 
 from perdure_engine.run import events as e
 from perdure_projections.projection import Projection, sql_names, type_names
-from perdure_projections.statement import fold, message
+from perdure_projections.statement import fold, member, message
 
 TYPES = type_names(get_args(e.RunEvent))
 ENDED = type_names(e.RUN_ENDED)
+
+# A part of the payload, but for events of version 1, where it stands among the engine's facts.
+_KEY = f"""coalesce(started.data ->> 'key', {member("started", "key")} #>> '{{}}')"""
 
 _END_STATUS = """case ended.type when 'RunCompleted' then 'completed' when 'RunFailed' then 'failed'
             when 'RunTimedOut' then 'timed_out' else 'cancelled' end"""
@@ -42,7 +45,7 @@ with folded as materialized (
     insert into runs
         (run, workflow_id, digest, status, key, event, started_at, ended_at, tasks, events, version, error)
     select s.stream, started.data ->> 'workflow_id', started.data ->> 'digest', coalesce(s.status, 'open'),
-        started.data ->> 'key', started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
+        {_KEY}, started.data ->> 'event', started.recorded_at, s.ended_at, s.tasks, s.events,
         s.version, s.error
     from seen s join events started on started.position = s.first
 )

@@ -17,9 +17,18 @@ def fold(statement: str) -> Apply:
     return apply
 
 
+def member(event: str, name: str) -> str:
+    """SQL for a member of the payload of the ``events`` row named ``event``, as json.
+
+    It is null where the payload was erased, and where it is no text at all, as an encrypted one is not.
+    """
+    return f"""(select case when substring(found.payload from 1 for 1) = '\\x7b'::bytea
+                then convert_from(found.payload, 'UTF8')::json -> '{name}' end
+            from (select coalesce({event}.payload, (select p.payload from payloads p
+                where p.stream = {event}.stream and p.version = {event}.version)) as payload) found)"""
+
+
 def message(event: str) -> str:
     """SQL for the short text of the failure in the ``events`` row named ``event``; null if that was erased."""
-    payload = f"""coalesce({event}.payload, (select p.payload from payloads p
-            where p.stream = {event}.stream and p.version = {event}.version))"""
-    return f"""(select left(coalesce(found.error ->> 'message', found.error #>> '{{}}'), 1000)
-        from (select convert_from({payload}, 'UTF8')::json -> 'error' as error) found)"""
+    return f"""(select left(coalesce(caught.error ->> 'message', caught.error #>> '{{}}'), 1000)
+        from (select {member(event, "error")} as error) caught)"""

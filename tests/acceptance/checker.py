@@ -83,7 +83,7 @@ def assert_kept(url: str, told: Told | None = None, *, at_rest: bool = True) -> 
 def _runs(events: Sequence[RecordedEvent]) -> dict[UUID, RunChecker]:
     runs: dict[UUID, RunChecker] = {}
     for event in events:
-        if event.type.startswith(("EventPublished", "EventRouted", "Definition")):
+        if event.type.startswith(("EventPublished", "StartRequested", "EventRouted", "Definition")):
             continue
         runs.setdefault(event.stream, RunChecker(event.stream)).see(event)
     return runs

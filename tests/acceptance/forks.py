@@ -36,7 +36,8 @@ class Child:
     @property
     def output(self) -> str:
         """What it has written so far."""
-        return self._log.read_text(errors="replace")
+        # One that was killed as it began has no file.
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still lives."""
@@ -99,7 +100,7 @@ class ForkServer:
     def close(self) -> None:
         """End the children that are left, and the parent."""
         self.end_children()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=30)
 
 
 @contextmanager

@@ -13,7 +13,13 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 CHECK = """
-heard = asyncio.Event()
+heard, ordered = asyncio.Event(), asyncio.Event()
+
+
+@app.on("order_placed")
+def note(event):
+    print("ordered:", event.payload["number"])
+    ordered.set()
 
 
 @app.on("user_registered")
@@ -40,9 +46,13 @@ async def check() -> None:
             await refused.result(timeout=10)
         except perdure.RunFailed as error:
             print("refused:", error)
+        async with app.database.begin() as connection:
+            await connection.execute(text("create table orders (number integer)"))
+        await place_order(17)
         await app.publish("user_registered", {"user_email": "eve@example.org", "user_data": {"name": "Eve"}})
         async with asyncio.timeout(10):
             await heard.wait()
+            await ordered.wait()
 
 asyncio.run(check())
 """
@@ -71,6 +81,7 @@ def test_the_recipes_run_after_it(tmp_path: Path) -> None:
     assert "an amount of 0 cannot be charged" in output
     assert "registered: eve@example.org" in output
     assert "task_completed" in output
+    assert "ordered: 17" in output
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w./-]+)\)", README))))

@@ -11,7 +11,7 @@ from logs import event, more, new_stream, opened, read_stream, rows, until
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_eventstore.append import Append, Appended, Batch, Statement, read_clock, send
+from perdure_eventstore.append import Append, Appended, Batch, Statement, Together, read_clock, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Raced
@@ -111,6 +111,33 @@ async def test_the_large_payload_of_a_loser_is_left_out_too(
     assert rows(database_url, "select count(*) from perdure.payloads") == [(0,)]
 
 
+async def test_of_several_together_all_are_recorded_or_none(
+    engine: AsyncEngine, connection: AsyncConnection[Any]
+) -> None:
+    taken = new_stream()
+    head = (await append_one(connection, taken)).head
+    won, alone = Together((new_stream(2), more(taken.stream, head))), new_stream()
+    late = Together((new_stream(payload=b"x" * 10_000), new_stream(stream=taken.stream), new_stream()))
+    batch = Batch([late, alone, won])
+    answers = await send(connection, Statement(), batch, Clock())
+    assert [answer is not None for answer in answers] == [False, False, False, True, True, True]
+    assert batch.losers == {1}
+    for one in late.appends[::2]:
+        assert await read_stream(engine, one.stream) == []
+    for one, answer in zip((alone, *won.appends), answers[3:], strict=True):
+        assert answer is not None
+        assert [each.position for each in await read_stream(engine, one.stream)][-len(one.events) :] == list(
+            answer.positions
+        )
+    assert len(await read_stream(engine, taken.stream)) == 2
+
+
+def test_two_of_a_group_are_not_for_one_stream() -> None:
+    stream = uuid4()
+    with pytest.raises(ValueError, match="same stream"):
+        Together((new_stream(stream=stream), new_stream(stream=stream)))
+
+
 async def test_a_race_left_after_the_probe_is_raised_and_nothing_is_written(
     engine: AsyncEngine, database_url: str, connection: AsyncConnection[Any]
 ) -> None:
@@ -136,6 +163,24 @@ async def test_a_race_left_after_the_probe_is_raised_and_nothing_is_written(
     assert len(errors) == 1
     assert await read_stream(engine, mate.stream) == []
     assert len(await read_stream(engine, stream)) == 1
+
+
+async def test_a_connection_that_rolled_back_appends_again_in_its_transactions_and_between_them(
+    engine: AsyncEngine, connection: AsyncConnection[Any]
+) -> None:
+    statement, clock = Statement(), Clock()
+    kept = [new_stream() for _ in range(4)]
+    await send(connection, statement, Batch([kept[0]]), clock)
+    for one in kept[1:3]:
+        await connection.execute("begin")
+        await send(connection, statement, Batch([new_stream()]), clock)
+        await connection.execute("rollback")
+        await connection.execute("begin")
+        await send(connection, statement, Batch([one]), clock)
+        await connection.execute("commit")
+    await send(connection, statement, Batch([kept[3]]), clock)
+    assert [len(await read_stream(engine, one.stream)) for one in kept] == [1, 1, 1, 1]
+    assert await (await connection.execute("select count(*) from perdure.events")).fetchone() == (4,)
 
 
 async def test_an_id_given_is_the_events_and_others_are_drawn(

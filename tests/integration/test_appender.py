@@ -334,3 +334,58 @@ async def test_many_large_payloads_go_in_several_statements(engine: AsyncEngine)
     for append in appends:
         appender.submit(append, lambda result: None)
     assert [len(appender._take()), len(appender._take())] == [4, 2]
+
+
+async def test_appends_to_several_streams_are_recorded_all_or_none_and_the_loser_is_named(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    async with running(engine) as appender:
+        taken = new_stream()
+        head = (await appender.append(taken)).head
+        group = [new_stream(2), more(taken.stream, head), new_stream()]
+        appended = await appender.append_together(group)
+        assert [len(each.positions) for each in appended] == [2, 1, 1]
+        late = [new_stream(), more(taken.stream, head), new_stream()]
+        answers = await asyncio.gather(
+            appender.append_together(late), appender.append(new_stream()), return_exceptions=True
+        )
+        assert isinstance(answers[0], Conflict) and answers[0].stream == taken.stream
+        assert isinstance(answers[1], Appended)
+    assert await total(engine) == 1 + 4 + 1
+
+
+@pytest.mark.parametrize("where", ["before the statement", "before the answer"])
+async def test_several_together_whose_connection_broke_in_commit_are_recorded_once(
+    proxied: tuple[AsyncEngine, BreakingProxy], where: Where
+) -> None:
+    engine, proxy = proxied
+    async with running(engine) as appender:
+        await appender.append(new_stream())
+        proxy.break_next(MARKER, where)
+        group = [Append(uuid4(), NO_STREAM, [event(MARKER.decode())]) for _ in range(3)]
+        appended = await appender.append_together(group)
+        assert proxy.broken == 1
+        for one, answer in zip(group, appended, strict=True):
+            assert [each.position for each in await read_stream(engine, one.stream)] == list(answer.positions)
+
+
+async def test_callers_are_held_back_while_too_much_waits(
+    engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure_eventstore.appender.MOST_WAITING", 10)
+    async with running(engine) as appender:
+        await appender.append(new_stream())
+        with superuser(database_url) as other:
+            other.execute("begin")
+            other.execute("lock table perdure.events in exclusive mode")
+            # Two statements wait for the lock; of what follows no more than the limit waits in memory.
+            appending = [asyncio.create_task(appender.append(new_stream())) for _ in range(2)]
+            await until(lambda: appender.waiting == 0)
+            appending += [asyncio.create_task(appender.append(new_stream())) for _ in range(50)]
+            await until(lambda: appender.waiting == 10)
+            await asyncio.sleep(0.05)
+            assert appender.waiting == 10
+            other.execute("rollback")
+        assert len(await asyncio.gather(*appending)) == 52
+        assert appender.waiting == 0
+    assert await total(engine) == 53

@@ -6,17 +6,17 @@ from uuid import UUID, uuid4
 
 import pytest
 from logs import opened
-from psycopg import AsyncConnection
+from psycopg import AsyncClientCursor, AsyncConnection
 
 from perdure_eventstore import arrays
-from perdure_eventstore.arrays import Array
 from perdure_eventstore.database import raw_connection
+from perdure_eventstore.prepared import Prepared
 
 pytestmark = pytest.mark.every_postgres
 
 IDS = [UUID(int=0), UUID(int=2**128 - 1), uuid4()]
 BYTES = [b"", None, bytes(range(256)), b"\0" * 100_000]
-ITEMS: dict[str, tuple[Array, list[Any]]] = {
+ITEMS: dict[str, tuple[bytes, list[Any]]] = {
     "uuid[]": (arrays.uuids([item.bytes for item in IDS]), IDS),
     "smallint[]": (arrays.smallints([-(2**15), 0, 2**15 - 1]), [-(2**15), 0, 2**15 - 1]),
     "integer[]": (arrays.integers([-(2**31), 0, 2**31 - 1]), [-(2**31), 0, 2**31 - 1]),
@@ -24,7 +24,7 @@ ITEMS: dict[str, tuple[Array, list[Any]]] = {
     "text[]": (arrays.texts([b"", None, "größe 😀".encode(), b"{\"',}\\"]), ["", None, "größe 😀", "{\"',}\\"]),
     "bytea[]": (arrays.byteas(BYTES), BYTES),
 }  # fmt: skip
-EMPTY: dict[str, Array] = {
+EMPTY: dict[str, bytes] = {
     "uuid[]": arrays.uuids([]),
     "smallint[]": arrays.smallints([]),
     "integer[]": arrays.integers([]),
@@ -40,26 +40,28 @@ async def connection(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
         yield connection
 
 
-async def answer(connection: AsyncConnection[Any], statement: str, *parameters: Any) -> Any:
-    cursor = await connection.execute(statement, parameters, prepare=True, binary=True)
-    return await cursor.fetchone()
+async def answer(connection: AsyncConnection[Any], statement: str, *packed: bytes) -> list[bytes | None]:
+    result = await Prepared(statement, len(packed)).execute(connection, packed)
+    return [result.get_value(0, column) for column in range(result.nfields)]
 
 
 async def test_the_items_arrive(connection: AsyncConnection[Any]) -> None:
     for kind, (packed, items) in ITEMS.items():
-        statement = f"select %s, pg_typeof(%s)::text, %s = %s::{kind}"
-        assert await answer(connection, statement, packed, packed, packed, items) == (items, kind, True)
+        listed = ", ".join(["null" if item is None else "%s" for item in items])
+        expected = AsyncClientCursor(connection).mogrify(
+            f"array[{listed}]::{kind}", [item for item in items if item is not None]
+        )
+        assert await answer(connection, f"select $1::{kind} = {expected}", packed) == [b"\1"]
 
 
 async def test_an_empty_array_arrives_empty(connection: AsyncConnection[Any]) -> None:
     for kind, packed in EMPTY.items():
-        statement = f"select %s, pg_typeof(%s)::text, cardinality(%s), %s = '{{}}'::{kind}"
-        assert await answer(connection, statement, *[packed] * 4) == ([], kind, 0, True)
+        assert await answer(connection, f"select cardinality($1::{kind}) = 0", packed) == [b"\1"]
 
 
 async def test_one_statement_takes_arrays_of_every_kind(connection: AsyncConnection[Any]) -> None:
-    for _ in range(7):  # past the point where psycopg and Postgres keep the plan
-        found = await answer(
-            connection, f"select {', '.join(['%s'] * len(ITEMS))}", *[packed for packed, _ in ITEMS.values()]
-        )
-        assert list(found) == [items for _, items in ITEMS.values()]
+    kinds = ", ".join(f"cardinality(${place}::{kind})" for place, kind in enumerate(ITEMS, 1))
+    prepared = Prepared(f"select array[{kinds}]", len(ITEMS))
+    for _ in range(7):  # past the point where Postgres keeps the plan
+        result = await prepared.execute(connection, [packed for packed, _ in ITEMS.values()])
+        assert arrays.unpack(result.get_value(0, 0)) == [len(items) for _, items in ITEMS.values()]

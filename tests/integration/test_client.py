@@ -12,9 +12,9 @@ import perdure
 from perdure import StartRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import Registration, UnknownWorkflow
-from perdure_eventstore.append import Append, Appended
-from perdure_eventstore.errors import LogError, LogUnavailable
-from perdure_eventstore.lane import Lane
+from perdure_eventstore.append import Entry
+from perdure_eventstore.errors import LogUnavailable
+from perdure_eventstore.lane import Answer, Lane
 from perdure_eventstore.settled import SettledMark
 
 SOON = 5.0
@@ -115,11 +115,11 @@ async def test_a_client_whose_appender_broke_off_says_so_and_goes_on(database_ur
     app = new_app(database_url)
     commit, broken = Lane.commit, asyncio.Event()
 
-    async def defect(lane: Lane, appends: list[Append]) -> list[Appended | LogError]:
+    async def defect(lane: Lane, entries: list[Entry]) -> list[Answer]:
         if not broken.is_set():
             broken.set()
             raise RuntimeError("a defect")
-        return await commit(lane, appends)
+        return await commit(lane, entries)
 
     async with app:
         with patch.object(Lane, "commit", defect):

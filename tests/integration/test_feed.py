@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
+from unittest.mock import patch
 
 import anyio
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.feed import Feed
+from perdure_eventstore.settled import SettledMark
 
 pytestmark = pytest.mark.every_postgres
 
@@ -110,6 +112,38 @@ async def test_an_event_that_settles_late_arrives_without_another_hint(
         with anyio.fail_after(2):
             assert await feed.beyond(position - 1) == position
         assert monotonic() - began < 1
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+async def test_for_a_commit_that_does_not_come_it_looks_less_and_less_often(
+    engine: AsyncEngine, appender: Appender, database_url: str, urgent: bool
+) -> None:
+    """A transaction that was prepared and forgotten, and appends behind it, each with its hint."""
+    looks = 0
+    original = SettledMark.advance
+
+    async def counting(mark: SettledMark) -> int:
+        nonlocal looks
+        looks += 1
+        return await original(mark)
+
+    async with at_work(engine, NEVER) as feed:
+        with superuser(database_url) as holder:
+            holder.execute("begin")
+            holder.execute("select nextval('perdure.events_position_seq')")
+            holder.execute("prepare transaction 'forgotten'")
+            with patch.object(SettledMark, "advance", counting):
+                for _ in range(20):
+                    position = await position_of_a_new_event(appender)
+                    feed.hint(urgent=urgent)
+                    await asyncio.sleep(0.05)
+            assert feed.mark < position
+            assert 5 < looks < 25
+            holder.execute("commit prepared 'forgotten'")
+        began = monotonic()
+        with anyio.fail_after(2):
+            assert await feed.beyond(position - 1) == position
+        assert monotonic() - began < 0.5
 
 
 async def test_after_its_connections_are_killed_it_goes_on(

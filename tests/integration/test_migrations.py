@@ -27,7 +27,7 @@ from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import SchemaMissing
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.tables import metadata as log_tables
-from perdure_eventstore.verify import Progress, verify
+from perdure_eventstore.verify import verify
 from perdure_projections.tables import metadata as view_tables
 
 ROOT = Path(__file__).parent.parent.parent
@@ -155,7 +155,8 @@ async def test_another_schema_is_whole_and_separate(database_url: str, schema: s
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
         async with raw_connection(engine) as connection:
-            assert [p async for p in verify(connection, schema)][-1] == Progress(2, 1)
+            found = [progress async for progress in verify(connection, schema)][-1]
+            assert (found.events, found.streams, found.fault) == (2, 1, None)
     assert rows(database_url, "select count(*) from perdure.events") == [(0,)]
     with pytest.raises(psycopg.Error, match=f"DELETE on {schema}.events is refused"):
         execute(database_url, f'delete from "{schema}".events')

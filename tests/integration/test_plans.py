@@ -32,6 +32,8 @@ FILL = f"""
         select now(), lpad(to_hex(n / 10), 32, '0')::uuid, n % 10 + 1, 1, gen_random_uuid(), 'Happened',
             '{{}}', '{{}}', ''
         from generate_series(0, {ROWS} - 1) n;
+    insert into perdure.payloads (stream, version, payload)
+        select lpad(to_hex(n), 32, '0')::uuid, 1, 'x' from generate_series(1, {ROWS}) n;
     insert into perdure.inbox (run, shard, kind)
         select gen_random_uuid(), n % 64, 'event' from generate_series(1, {ROWS}) n;
     insert into perdure.timers (run, timer, shard, due)
@@ -113,6 +115,14 @@ def test_a_stream_is_read_by_the_unique_index(
     found = plan(connection, mode, Reader(Session(engine))._stream, RUN, 0, 1000)
     assert "using events_stream_version" in found
     assert "Seq Scan on events" not in found
+
+
+def test_large_payloads_are_fetched_by_their_key(
+    connection: psycopg.Connection[Any], engine: AsyncEngine, mode: str
+) -> None:
+    found = plan(connection, mode, Reader(Session(engine))._large, [RUN] * 20, [1] * 20)
+    assert "using payloads_pkey on payloads" in found
+    assert "Seq Scan" not in found
 
 
 @pytest.mark.parametrize("statement", ["_span", "_types"])

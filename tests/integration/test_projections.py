@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import psycopg
 import pytest
 from alembic import command
@@ -83,8 +84,18 @@ class Log:
         payload, large = new.payload, len(new.payload or b"") > 8192
         row = self.connection.execute(
             """insert into events (recorded_at, stream, version, schema_version, id, type, data, metadata, payload,
-                payload_digest, hash) values (%s, %s, %s, 1, %s, %s, %s, '{}', %s, %s, '') returning position""",
-            (at, run, version, uuid4(), new.type, new.data.decode(), None if erased or large else payload, b"digest"),
+                payload_digest, hash) values (%s, %s, %s, %s, %s, %s, %s, '{}', %s, %s, '') returning position""",
+            (
+                at,
+                run,
+                version,
+                new.schema_version,
+                uuid4(),
+                new.type,
+                new.data.decode(),
+                None if erased or large else payload,
+                b"digest",
+            ),
         ).fetchone()
         if large and not erased:
             self.connection.execute("insert into payloads values (%s, %s, %s)", (run, version, payload))
@@ -177,6 +188,49 @@ async def test_how_a_run_ends(
     await fold_all(engine, log)
     [row] = log.rows("runs")
     assert (row["status"], row["error"], row["ended_at"]) == (status, error, second(1))
+
+
+@pytest.mark.parametrize(
+    ("data", "payload", "key"),
+    [
+        ({"key": "ada"}, b'{"input":{"key":"other"}}', "ada"),
+        ({"key": "ada"}, None, "ada"),
+        ({}, b'{"key":"ad\xc3\xa4","input":1}', "adä"),
+        ({}, b'{"key":"ada","input":"' + b"x" * 20_000 + b'"}', "ada"),
+        ({}, b'{"input":{"key":"other"}}', None),
+        ({}, None, None),
+        ({}, b"", None),
+        ({}, b"\x01{\xff not text", None),
+    ],
+    ids=["version 1", "version 1, erased", "version 2", "large", "none", "erased", "empty", "encrypted"],
+)
+async def test_the_key_of_a_run_whatever_its_start_was_written_as(
+    engine: AsyncEngine, log: Log, data: dict[str, str], payload: bytes | None, key: str | None
+) -> None:
+    run, large = uuid4(), len(payload or b"") > 8192
+    log.connection.execute(
+        """insert into events (recorded_at, stream, version, schema_version, id, type, data, metadata, payload, hash)
+        values (now(), %s, 1, 1, gen_random_uuid(), 'RunStarted', %s, '{}', %s, '')""",
+        (run, orjson.dumps({"workflow_id": "w", "digest": "d", **data}).decode(), None if large else payload),
+    )
+    if large:
+        log.connection.execute("insert into payloads values (%s, 1, %s)", (run, payload))
+    await fold_all(engine, log)
+    assert [row["key"] for row in log.rows("runs")] == [key]
+
+
+async def test_an_error_that_is_no_text_leaves_the_views_without_one(engine: AsyncEngine, log: Log) -> None:
+    run = uuid4()
+    log.record((run, e.RunStarted(workflow_id="w", digest="d")), (run, e.TaskScheduled(task_id="a", attempt=1)))
+    for version, (type_, data) in enumerate((("TaskFailed", '{"task_id":"a","attempt":1}'), ("RunFailed", "{}")), 3):
+        log.connection.execute(
+            """insert into events (recorded_at, stream, version, schema_version, id, type, data, metadata, payload,
+                hash) values (now(), %s, %s, 1, gen_random_uuid(), %s, %s, '{}', %s, '')""",
+            (run, version, type_, data, b"\x01{\xff not text"),
+        )
+    await fold_all(engine, log)
+    assert [(row["status"], row["error"]) for row in log.rows("runs")] == [("failed", None)]
+    assert [(row["status"], row["error"]) for row in log.rows("tasks")] == [("failed", None)]
 
 
 async def test_streams_that_are_no_runs_have_no_row(engine: AsyncEngine, log: Log) -> None:

@@ -1,6 +1,7 @@
 """Reading a stream, its head and a span of the log."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -72,6 +73,27 @@ async def test_a_payload_of_any_size_is_read_back_byte_for_byte(engine: AsyncEng
             assert [item.payload for item in await read_stream(engine, one.stream)] == [payload] * 2
             span = await reader.span(appended.positions[0] - 1, appended.positions[-1])
             assert [item.payload for item in span] == [payload] * 2
+
+
+async def test_a_large_payload_is_read_only_if_it_is_asked_for(engine: AsyncEngine) -> None:
+    async with running(engine) as appender, reading(engine) as reader:
+        one = Append(uuid4(), NO_STREAM, [event(payload=b"small"), event(payload=b"x" * 100_000), event()])
+        appended = await appender.append(one)
+        asked: list[str] = []
+        fetch = reader._session.fetch
+
+        async def noted(statement: str, parameters: Any = ()) -> list[Any]:
+            asked.append(statement)
+            return await fetch(statement, parameters)
+
+        reader._session.fetch = noted  # type: ignore[method-assign]
+        without = [each async for each in reader.stream(one.stream, payloads=False)]
+        span = await reader.span(0, appended.positions[-1], payloads=False)
+        assert [each.payload for each in without] == [each.payload for each in span] == [b"small", None, None]
+        assert not any("payloads" in statement for statement in asked)
+        whole = [each async for each in reader.stream(one.stream)]
+        assert [len(each.payload or b"") for each in whole] == [5, 100_000, 0]
+        assert whole[1]._replace(payload=None) == without[1]
 
 
 async def test_texts_come_back_as_they_were_written(engine: AsyncEngine) -> None:

@@ -17,11 +17,12 @@ from perdure_engine.definitions.definition import Definition
 from perdure_engine.facts import EventPublished, EventRouted, Fact, decode_fact, encode_fact
 from perdure_engine.identity import run_for_event
 from perdure_engine.registry import Registry
-from perdure_engine.router import Router, StartOrder
+from perdure_engine.router import Router
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import Occurrence
-from perdure_engine.starting import append_start
+from perdure_engine.starting import StartOrder, append_start
+from perdure_engine.upcasting import NewerEvent
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
@@ -306,3 +307,29 @@ async def test_an_event_whose_routing_cannot_be_recorded_stops_no_other(
     await world.route()
     assert await world.outcomes(sound) == [("started", run_for_event(sound, "one"))]
     assert await world.routed(strange) == []
+
+
+async def test_an_event_of_a_newer_perdure_is_left_to_a_newer_node(world: World) -> None:
+    await world.registry.register(ONE, allow_unknown_types=True)
+    before = await world.publish("began")
+    newer = await world.append(NewEvent("EventPublished", b'{"called":"began"}', schema_version=3))
+    after = await world.publish("began")
+    router = world.router()
+    for _ in range(2):
+        with pytest.raises(NewerEvent, match="was written by a newer Perdure"):
+            await world.route(router)
+    assert [outcome for outcome, _ in await world.outcomes(before)] == ["started"]
+    assert await world.routed(newer) == await world.routed(after) == []
+
+
+async def test_an_event_published_by_version_1_starts_the_run_of_its_key(world: World) -> None:
+    document = keyed("{{event.key}}", CAME)
+    await world.registry.register(document, allow_unknown_types=True)
+    published = await world.append(NewEvent("EventPublished", b'{"name":"began","key":"ada"}', b'{"payload":{}}'))
+    await world.route()
+    [(outcome, run)] = await world.outcomes(published)
+    assert outcome == "started"
+    assert rows(world.url, "select run, key from perdure.open_runs") == [(run, "ada")]
+    [(data, payload)] = rows(world.url, "select data::text, payload from perdure.events where type = 'RunStarted'")
+    assert "ada" not in data
+    assert b'"key":"ada"' in payload

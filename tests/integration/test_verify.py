@@ -1,13 +1,19 @@
 """The check of the chain names the first event that is not what was recorded, whoever changed it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import psycopg
 import pytest
-from logs import more, new_stream, opened, running, tamper, with_guards_off
+from logs import keeping_the_log, more, new_stream, opened, reading, running, tamper
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from perdure_eventstore import check_chains
+from perdure_eventstore import verify as verification
+from perdure_eventstore.append import Append
 from perdure_eventstore.database import raw_connection
+from perdure_eventstore.events import NO_STREAM, NewEvent
 from perdure_eventstore.verify import Progress, verify
 
 pytestmark = pytest.mark.every_postgres
@@ -137,6 +143,15 @@ TAMPERINGS: dict[str, tuple[list[str], UUID, int, str]] = {
 }  # fmt: skip
 
 
+IN_THE_LOG = {
+    # In the order of position another event may be the first bad one.
+    "inserted": (VICTIM, 4, "version 3 comes after it, at position "),
+    "two swapped": (VICTIM, 3, "version 2 comes after it, at position 7"),
+    "moved to the end of another stream": (AFTER, 5, "version 4 comes after it, at position 16"),
+    "two streams' events exchanged": (VICTIM, 1, HASH_WRONG),
+}
+
+
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     async with opened(database_url) as engine:
@@ -156,56 +171,137 @@ async def check(engine: AsyncEngine, stream: UUID | None = None) -> Progress:
 
 
 async def test_a_log_that_nobody_touched_is_whole(engine: AsyncEngine) -> None:
-    assert await check(engine) == Progress(events=16, streams=4)
+    found = await check(engine)
+    assert (found.events, found.streams, found.fault) == (16, 4, None)
 
 
-async def test_the_first_bad_event_is_named(engine: AsyncEngine, subtests: pytest.Subtests) -> None:
-    async with raw_connection(engine) as connection:
+@pytest.mark.parametrize("alone", [False, True], ids=["in the log", "the stream alone"])
+async def test_the_first_bad_event_is_named(
+    engine: AsyncEngine, database_url: str, subtests: pytest.Subtests, alone: bool
+) -> None:
+    with keeping_the_log(database_url) as restore:
         for tampering, (statements, stream, version, reason) in TAMPERINGS.items():
             with subtests.test(tampering):
-                async with connection.transaction(force_rollback=True):
-                    for statement in with_guards_off(*statements):
-                        await connection.execute(statement.encode())
-                    fault = [progress async for progress in verify(connection)][-1].fault
+                tamper(database_url, *statements)
+                fault = (await check(engine, stream if alone else None)).fault
+                if not alone:
+                    stream, version, reason = IN_THE_LOG.get(tampering, (stream, version, reason))
                 assert fault is not None
-                assert (fault.stream, fault.version, fault.reason) == (stream, version, reason)
+                assert (fault.stream, fault.version) == (stream, version)
+                assert fault.reason.startswith(reason)
                 assert f"stream {stream}, version {version}): {reason}" in str(fault)
+            restore()
+    assert (await check(engine)).fault is None
 
 
 async def test_of_several_bad_events_the_first_is_named_and_the_rest_not_read(
     engine: AsyncEngine, database_url: str
 ) -> None:
     tamper(database_url, f"update perdure.events set type = 'Other' where stream in ('{VICTIM}', '{AFTER}')")
-    found = await check(engine)
-    assert found.fault is not None
-    assert (found.events, found.streams, found.fault.position) == (4, 2, 5)
+    fault = (await check(engine)).fault
+    assert fault is not None
+    assert fault.position == 5
 
 
 async def test_one_stream_can_be_checked_alone(engine: AsyncEngine, database_url: str) -> None:
     tamper(database_url, f"update perdure.events set type = 'Other' {at(VICTIM, 2)}")
-    assert await check(engine, BEFORE) == Progress(events=4, streams=1)
+    found = await check(engine, BEFORE)
+    assert (found.events, found.streams, found.fault) == (4, 1, None)
     assert (await check(engine, VICTIM)).fault is not None
 
 
-async def test_an_erased_payload_leaves_the_chain_whole(engine: AsyncEngine, database_url: str) -> None:
+ERASE = "update perdure.events set payload = null, payload_salt = null where stream in ('{}', '{}')"
+
+
+async def test_an_erased_payload_leaves_the_chain_whole_where_its_erasure_is_recorded(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    async with running(engine) as appender:
+        for stream in (VICTIM, LARGE):
+            async with reading(engine) as reader:
+                head = await reader.head(stream)
+            await appender.append(Append(stream, head, [NewEvent("PayloadsErased")]))
+    tamper(database_url, ERASE.format(VICTIM, LARGE), f"delete from perdure.payloads where stream = '{LARGE}'")
+    assert (await check(engine)).fault is None
+    assert (await check(engine, VICTIM)).fault is None
+
+
+async def test_a_payload_that_is_gone_without_an_erasure_is_named(engine: AsyncEngine, database_url: str) -> None:
+    async with running(engine) as appender:
+        async with reading(engine) as reader:
+            head = await reader.head(VICTIM)
+        appended = await appender.append(Append(VICTIM, head, [NewEvent("PayloadsErased")]))
+        later = [NewEvent("Happened", payload=b"Eve")]
+        await appender.append(Append(VICTIM, appended.head, later))
+    with keeping_the_log(database_url) as restore:
+        for stream, version in ((BEFORE, 3), (LARGE, 3), (VICTIM, 6)):
+            tamper(database_url, ERASE.format(stream, stream), f"delete from perdure.payloads {at(stream, version)}")
+            fault = (await check(engine)).fault
+            assert fault is not None
+            assert (fault.stream, fault.version) == (stream, version)
+            assert fault.reason == "its payload is missing and no erasure is recorded"
+            restore()
+
+
+async def test_a_field_that_is_null_is_named(engine: AsyncEngine, database_url: str) -> None:
     tamper(
         database_url,
-        "update perdure.events set payload = null, payload_salt = null",
-        "delete from perdure.payloads",
+        "alter table perdure.events alter data drop not null",
+        f"update perdure.events set data = null {at(VICTIM, 2)}",
     )
-    assert await check(engine) == Progress(events=16, streams=4)
+    fault = (await check(engine)).fault
+    assert fault is not None
+    assert (fault.stream, fault.version, fault.reason) == (VICTIM, 2, "one of its fields is null, or infinite")
+
+
+async def test_a_time_without_end_is_named(engine: AsyncEngine, database_url: str) -> None:
+    tamper(database_url, f"update perdure.events set recorded_at = 'infinity' {at(VICTIM, 2)}")
+    fault = (await check(engine)).fault
+    assert fault is not None
+    assert (fault.stream, fault.version, fault.reason) == (VICTIM, 2, "one of its fields is null, or infinite")
+
+
+async def test_streams_are_followed_though_more_of_them_than_are_remembered(
+    engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_chains, "REMEMBERED", 10)
+    monkeypatch.setattr(verification, "_PAGE", 7)
+    streams = [UUID(int=n, version=4) for n in range(100, 150)]
+    async with running(engine) as appender:
+        heads = dict.fromkeys(streams, NO_STREAM)
+        for _ in range(3):
+            for stream in streams:
+                heads[stream] = (await appender.append(more(stream, heads[stream]))).head
+    found = await check(engine)
+    assert (found.events, found.streams, found.fault) == (166, 54, None)
+    tamper(database_url, f"update perdure.events set hash = sha256(hash) {at(streams[40], 2)}")
+    fault = (await check(engine)).fault
+    assert fault is not None
+    assert (fault.stream, fault.version) == (streams[40], 2)
 
 
 async def test_a_log_longer_than_a_batch_is_checked_to_its_end(engine: AsyncEngine, database_url: str) -> None:
     last = UUID(int=9, version=4)
     async with running(engine) as appender:
         await appender.append(new_stream(4_500, stream=last))
-    assert await check(engine) == Progress(events=4_516, streams=5)
+    assert (await check(engine)).events == 4_516
     tamper(database_url, f"update perdure.events set type = 'Other' {at(last, 4_500)}")
     fault = (await check(engine)).fault
     assert fault is not None and fault.version == 4_500
 
 
+async def test_what_is_not_settled_yet_is_left_out(engine: AsyncEngine, database_url: str) -> None:
+    with psycopg.connect(database_url) as writing:
+        writing.execute("select nextval('perdure.events_position_seq')")
+        monkeyed = asyncio.create_task(check(engine))
+        await asyncio.sleep(0.2)
+        assert not monkeyed.done()
+        writing.rollback()
+        found = await monkeyed
+    assert (found.events, found.fault, found.end) == (16, None, 16)
+
+
 async def test_an_empty_log_is_whole(database_url: str) -> None:
     async with opened(database_url) as engine, raw_connection(engine) as connection:
-        assert [progress async for progress in verify(connection)][-1:] in ([], [Progress(0, 0)])
+        (found,) = [progress async for progress in verify(connection)]
+        assert (found.events, found.streams, found.fault) == (0, 0, None)

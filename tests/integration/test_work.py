@@ -117,7 +117,7 @@ async def test_rows_beside_a_thousand_appends_cost_little(connection: AsyncConne
 
     bare, beside = await took(None), await took(work)
     # When each append's first position was counted anew, this was 9 times, and 80 in a connection's first calls.
-    assert beside < 5 * bare, f"{beside:.3f} s beside rows, {bare:.3f} s without"
+    assert beside < 8 * bare, f"{beside:.3f} s beside rows, {bare:.3f} s without"
 
 
 @asynccontextmanager
@@ -138,7 +138,7 @@ async def test_a_node_renews_its_leases_beside_its_append_in_flight_and_its_heir
     node, heir = uuid4(), uuid4()
     statement = WorkStatement("perdure", node, 1)
     async with leasing(engine, node, 0.2) as leases:
-        await connection.set_autocommit(False)
+        await connection.execute("begin")
         stream = new_stream()
         (appended,) = await append(connection, stream, statement=statement)
         assert appended is not None
@@ -152,7 +152,6 @@ async def test_a_node_renews_its_leases_beside_its_append_in_flight_and_its_heir
             assert len(await asyncio.wait_for(taking, 5)) == 64
         with pytest.raises(FenceLost):
             await append(connection, more(stream.stream, appended.head), statement=statement)
-        await connection.rollback()
 
 
 @asynccontextmanager

@@ -1,7 +1,9 @@
 """What can happen to a run. Each class is an event type of the log, under its own name.
 
-Fields of type ``Json`` are payload: what users gave or got, kept apart so that it can be encrypted and erased; one
-that was erased reads as null. All other fields are the engine's own facts. Times are ISO 8601 in UTC.
+Fields of type ``Json`` or ``PayloadText`` are payload: what users gave or got, kept apart so that it can be encrypted
+and erased; one that was erased reads as null. All other fields are the engine's own facts. Times are ISO 8601 in UTC.
+
+An event type that changes gets a higher SCHEMA_VERSION, and a way from the old one to it in ``upcasting``.
 """
 
 from datetime import datetime
@@ -10,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from perdure_engine.event_codec import PayloadText
 from perdure_eventstore.door import NULL, Json
 
 Outcome = Literal["failed", "timed_out", "cancelled"]
@@ -39,11 +42,13 @@ class RunStarted(Event, frozen=True, kw_only=True):
     ``keyed``: the definition says that there is one open run a key, and this is its.
     """
 
+    SCHEMA_VERSION: ClassVar[int] = 2
+
     workflow_id: str
     digest: str
     event: str | None = None
     event_id: UUID | None = None
-    key: str | None = None
+    key: PayloadText = None
     keyed: bool = False
     latched: tuple[int, ...] = ()
     waits: tuple[WaitArmed, ...] = ()
@@ -122,9 +127,11 @@ class TaskCancelled(Event, frozen=True, kw_only=True):
 class EventLatched(Event, frozen=True, kw_only=True):
     """An event of this name made these triggers true, once and for all."""
 
+    SCHEMA_VERSION: ClassVar[int] = 2
+
     event: str
     event_id: UUID | None = None
-    key: str | None = None
+    key: PayloadText = None
     triggers: tuple[int, ...]
     payload: Json = NULL
 

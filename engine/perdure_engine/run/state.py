@@ -1,4 +1,7 @@
-"""The state of a run: frozen values, shared between versions, counted so that no task's way scans the others."""
+"""The state of a run: frozen values, shared between versions, counted so that no task's way scans the others.
+
+``array_like``: in a snapshot, their fields without the names.
+"""
 
 from typing import Final, Literal
 from uuid import UUID
@@ -22,7 +25,7 @@ DEAD: Final = -1
 """What a clause lacks once it can no longer come true."""
 
 
-class TaskState(msgspec.Struct, frozen=True, gc=False):
+class TaskState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One task of a run. ``lacks`` counts, for each clause of its trigger, the conditions still to come true."""
 
     lacks: tuple[int, ...]
@@ -38,7 +41,7 @@ class TaskState(msgspec.Struct, frozen=True, gc=False):
     error: Json | None = None
 
 
-class Occurrence(msgspec.Struct, frozen=True, gc=False):
+class Occurrence(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a template's ``event`` means: a published event, or the end of a task."""
 
     name: str | None

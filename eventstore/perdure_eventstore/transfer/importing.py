@@ -20,6 +20,7 @@ from perdure_eventstore import arrays
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import Raced, domain_error
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.prepared import Prepared
 from perdure_eventstore.transfer.entry import Entry, TransferRefused, microseconds
 from perdure_eventstore.transfer.frame import Header
 from perdure_eventstore.transfer.lines import Line, Lines, export_lines
@@ -27,6 +28,9 @@ from perdure_eventstore.transfer.lines import Line, Lines, export_lines
 MAX_EVENTS: Final = 1_000
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Of payload in one statement, unless one event alone has more."""
+
+_PARAMETERS: Final = 12
+"""How many ``import_batch`` takes."""
 
 _2000: Final = 946_684_800_000_000
 """µs from 1970 to the year from which Postgres counts."""
@@ -49,10 +53,15 @@ class Companion:
 
     def __init__(self, schema: str = "perdure") -> None:
         self.schema = schema
-        self.sql = f'select * from "{schema}".import_batch({", ".join(["%s"] * 12)})'
+        self._call("import_batch", 0)
 
-    def parameters(self, events: Sequence[RecordedEvent]) -> list[Any]:
-        """What goes before the parameters of ``import_batch``. Raises TransferRefused."""
+    def _call(self, function: str, own: int) -> None:
+        count = own + _PARAMETERS
+        places = ", ".join([f"${place}" for place in range(1, count + 1)])
+        self.prepared = Prepared(f'select positions from "{self.schema}".{function}({places})', count)
+
+    def parameters(self, events: Sequence[RecordedEvent]) -> list[bytes | None]:
+        """What goes before the parameters of ``import_batch``, in Postgres' binary form. Raises TransferRefused."""
         return []
 
     async def finish(self, connection: AsyncConnection[Any], first: int) -> None:
@@ -157,12 +166,10 @@ class _Importer:
     async def send(self, batch: _Batch) -> None:
         """Import ``batch``. Raises TransferRefused, LogError."""
         try:
-            cursor = await self._connection.execute(self._companion.sql, batch.parameters, prepare=True, binary=True)
-            row = await cursor.fetchone()
+            result = await self._companion.prepared.execute(self._connection, batch.parameters)
         except psycopg.Error as error:
             raise _refusal(error, batch.lines) from error
-        assert row is not None
-        for line, position in zip(batch.lines, row[0], strict=True):
+        for line, position in zip(batch.lines, arrays.unpack_bigints(result.get_value(0, 0) or b""), strict=True):
             if position is None:
                 self.skipped += 1
                 continue
@@ -184,7 +191,7 @@ def _refusal(error: psycopg.Error, batch: Sequence[Line[Entry]]) -> Exception:
     return refused
 
 
-def _columns(events: Sequence[RecordedEvent]) -> list[arrays.Array]:
+def _columns(events: Sequence[RecordedEvent]) -> list[bytes]:
     return [
         arrays.uuids([event.stream.bytes for event in events]),
         arrays.integers(event.version for event in events),

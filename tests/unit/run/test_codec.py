@@ -8,6 +8,7 @@ import pytest
 
 from perdure_engine.run import events as e
 from perdure_engine.run.codec import EVENT_TYPES, decode, encode
+from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.door import NULL, Json
 from perdure_eventstore.events import NewEvent, RecordedEvent
 
@@ -62,13 +63,15 @@ def test_every_event_type_is_shown_here() -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
 def test_what_is_written_is_read_back(event: e.RunEvent) -> None:
     new = encode(event, b'{"node":"n"}')
-    assert (new.type, new.metadata, new.schema_version) == (type(event).__name__, b'{"node":"n"}', 1)
+    assert (new.type, new.metadata, new.schema_version) == (type(event).__name__, b'{"node":"n"}', event.SCHEMA_VERSION)
     assert decode(recorded(new, new.payload)) == event
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
 def test_no_payload_stands_in_the_data(event: e.RunEvent) -> None:
-    assert b"text" not in encode(event, b"{}").data
+    data = encode(event, b"{}").data
+    assert b"text" not in data
+    assert b'"key"' not in data
 
 
 def test_payload_is_kept_byte_for_byte() -> None:
@@ -89,9 +92,15 @@ def test_an_erased_payload_reads_as_null_or_none(event: e.RunEvent) -> None:
     assert type(read) is type(event)
     for field in ("input", "output", "inputs", "error", "payload"):
         assert getattr(read, field, None) in (None, NULL)
+    assert getattr(read, "key", None) is None
+
+
+def test_a_key_is_payload() -> None:
+    new = encode(e.RunStarted(workflow_id="w", digest="d", key='the "k"é', input=SECRET), b"{}")
+    assert new.data == b'{"workflow_id":"w","digest":"d"}'
+    assert new.payload == '{"key":"the \\"k\\"é","input":'.encode() + SECRET.text + b"}"
 
 
 def test_an_event_type_that_no_run_has_is_refused() -> None:
-
-    with pytest.raises(KeyError):
+    with pytest.raises(UnreadableEvent, match="is a Other, which this Perdure does not know here"):
         decode(recorded(NewEvent("Other"), None))

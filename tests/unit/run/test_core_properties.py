@@ -43,7 +43,11 @@ FEW = settings(
 def reloaded(event: e.RunEvent) -> e.RunEvent:
     """``event`` written to the log and read back."""
     new = encode(event, b"{}")
-    return decode(RecordedEvent(1, AT, RUN, 1, 1, RUN, new.type, new.data, new.metadata, new.payload, None, None, b""))
+    return decode(
+        RecordedEvent(
+            1, AT, RUN, 1, new.schema_version, RUN, new.type, new.data, new.metadata, new.payload, None, None, b""
+        )
+    )
 
 
 class Shell:

@@ -1,0 +1,65 @@
+"""The log's hard life: writers and readers that are killed and frozen, a server that is, too; judged at the end."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import SystemRandom
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from acceptance.forks import fork_server
+from bad_days.chaos import Chaos
+from bad_days.crowd import Verdict
+from bad_days.race import race
+from bad_days.servers import VERSIONS, Servers, binaries
+
+_MOST_SHOWN = 30
+
+
+def main() -> int:
+    options = _arguments()
+    # Whoever ends it, the server ends too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not binaries(options.postgres).is_dir():
+        print(f"scripts/chaos log: there is no Postgres in {binaries(options.postgres)}", file=sys.stderr)
+        return 2
+    print(f"seed {options.seed}, {options.seconds:g} s, Postgres {options.postgres}", flush=True)
+    began, servers = time.monotonic(), Servers()
+    with tempfile.TemporaryDirectory(prefix="perdure-chaos-") as name:
+        folder = Path(name)
+        with fork_server(folder, "bad_days.writer", "bad_days.reader", "bad_days.race") as forks:
+            try:
+                with servers.running(options.postgres) as server:
+                    if options.race:
+                        verdict = race(server.url, forks, folder, options.seed, options.seconds)
+                    else:
+                        verdict = Chaos(server, forks, folder, options.seed).run(options.seconds)
+            finally:
+                servers.close()
+    return _say(verdict, time.monotonic() - began)
+
+
+def _say(verdict: Verdict, seconds: float) -> int:
+    for name, count in verdict.counts.items():
+        print(f"{count:>9,}  {name}")
+    for finding in verdict.findings[:_MOST_SHOWN]:
+        print(f"finding: {finding}")
+    print(f"{len(verdict.findings)} findings in {seconds:.0f} s" if verdict.findings else "nothing lost, nothing twice")
+    if verdict.findings:
+        print(f"again: scripts/chaos log --seed {verdict.seed}")
+    return 1 if verdict.findings else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/chaos log", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for how long (default: %(default)g)")
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(2**32), help="what happens, and when")
+    parser.add_argument("--postgres", choices=VERSIONS, default="newest", help="the embedded one, or Debian's 15")
+    parser.add_argument("--race", action="store_true", help="two processes race on one stream, and nothing else")
+    return parser.parse_args()
+
+
+sys.exit(main())

@@ -1,0 +1,39 @@
+"""A few seconds of ``scripts/chaos log``, on each Postgres there is here."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from acceptance.forks import ForkServer, fork_server
+from bad_days.chaos import Chaos
+from bad_days.servers import VERSIONS, Servers, Version, binaries
+
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    servers = Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with fork_server(tmp_path_factory.mktemp("forks"), "bad_days.writer", "bad_days.reader") as server:
+        yield server
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_whatever_happens_to_processes_and_server_the_log_keeps_what_it_said(
+    version: Version, servers: Servers, forks: ForkServer, tmp_path: Path
+) -> None:
+    if not binaries(version).is_dir():
+        pytest.skip("Debian's postgresql-15 is not installed")
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    with servers.running(version) as server:
+        verdict = Chaos(server, forks, tmp_path, seed, longest_freeze=1.0).run(SECONDS, writers=4)
+    assert verdict.findings == []
+    assert verdict.counts["appends acknowledged"] > 50

@@ -1,0 +1,106 @@
+"""What subscriptions ask is answered by indexes, however long the log.
+
+Each statement is taken from the code that sends it, and planned with its parameters known and without.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from perdure_eventstore.checkpoints import Checkpoints
+from perdure_eventstore.database import open_engine
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
+
+ROWS = 100_000
+TYPES = ["Happened", "Other"]
+
+FILL = (
+    f"""insert into perdure.events (recorded_at, stream, version, schema_version, id, type, data, metadata, hash)
+        select now(), gen_random_uuid(), 1, 1, gen_random_uuid(),
+            case when n % 1000 = 0 then 'Rare' else 'Happened' end,
+            '{{}}', '{{}}', ''
+        from generate_series(1, {ROWS}) n""",
+    """insert into perdure.subscriptions (name, part, parts, position)
+        select 'subscription ' || n, part, 64, n from generate_series(1, 200) n, generate_series(0, 63) part""",
+    "vacuum analyze perdure.events, perdure.payloads, perdure.subscriptions",
+)
+
+
+@pytest.fixture(scope="module")
+def connection(template: str) -> Iterator[psycopg.Connection[Any]]:
+    """One database for all of them: nothing is changed here."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(make_url(template).set(database="postgres").render_as_string(False), autocommit=True) as admin:
+        admin.execute(f"create database {name} template {make_url(template).database}".encode())
+        url = make_url(template).set(database=name).render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in FILL:
+                connection.execute(statement.encode())
+            yield connection
+        admin.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def plan(connection: psycopg.Connection[Any], mode: str, statement: str, *parameters: Any) -> str:
+    connection.execute(f"set plan_cache_mode = {mode}".encode())
+    with psycopg.ClientCursor(connection) as cursor:
+        for place in range(1, len(parameters) + 1):
+            statement = statement.replace("%s", f"${place}", 1)
+        cursor.execute(f"prepare looked_at ({', '.join(['unknown'] * len(parameters))}) as {statement}".encode())
+        try:
+            values = ", ".join(cursor.mogrify("%s", [value]) for value in parameters)
+            cursor.execute(f"explain execute looked_at ({values})".encode())
+            return "\n".join(line for (line,) in cursor.fetchall())
+        finally:
+            cursor.execute("deallocate looked_at")
+
+
+def test_the_guard_sees_a_scan_of_the_whole_table(connection: psycopg.Connection[Any], mode: str) -> None:
+    by_part = "select * from perdure.events e where mod(get_byte(uuid_send(e.stream), 15), %s) = %s"
+    assert "Seq Scan on events" in plan(connection, mode, by_part, 8, 3)
+
+
+@pytest.mark.parametrize("types", [None, TYPES], ids=["all types", "some types"])
+@pytest.mark.parametrize("end", [51_000, ROWS], ids=["near the mark", "far behind"])
+def test_a_span_of_a_part_is_read_by_the_primary_key(
+    connection: psycopg.Connection[Any], mode: str, types: list[str] | None, end: int
+) -> None:
+    reader = Reader(Session(open_engine("postgresql://nobody@/nothing")))
+    statement, chosen = (reader._part, []) if types is None else (reader._types_part, [types])
+    found = plan(connection, mode, statement, 50_000, end, *chosen, 8, 3, 500)
+    assert "Index Scan using events_pkey" in found
+    assert "Sort" not in found
+    assert "Seq Scan on events" not in found
+
+
+@pytest.mark.parametrize("types", [None, TYPES, ["Rare"]], ids=["all types", "some types", "a rare one"])
+def test_the_next_event_of_each_part_is_looked_for_by_the_primary_key(
+    connection: psycopg.Connection[Any], mode: str, types: list[str] | None
+) -> None:
+    chosen = [] if types is None else [types]
+    look = Checkpoints("subscription 7", types)._look
+    found = plan(connection, mode, look, *chosen, [0, 1], [60_000, 70_000], ROWS, "subscription 7")
+    assert "Index Scan using events_pkey" in found
+    assert "Seq Scan" not in found
+
+
+def test_a_part_is_taken_and_moved_by_the_primary_key(connection: psycopg.Connection[Any], mode: str) -> None:
+    checkpoints, name = Checkpoints("subscription 7", None), "subscription 7"
+    for statement, parameters in (
+        (checkpoints._take, (name, 64, [1, 2], [2, 1])),
+        (checkpoints._move, (100, name, 3, 64, 7)),
+        (checkpoints._pass_over, (name, 64, [3], [3], [100], name)),
+        (checkpoints._all, (name,)),
+    ):
+        found = plan(connection, mode, statement, *parameters)
+        assert "subscriptions_pkey" in found
+        assert "Seq Scan" not in found
