@@ -11,7 +11,6 @@ from uuid import UUID
 
 import orjson
 
-from perdure_eventstore import arrays
 from perdure_eventstore.check_archived import ARCHIVED
 from perdure_eventstore.check_payloads import PayloadCheck
 from perdure_eventstore.check_rows import (
@@ -113,9 +112,9 @@ class ChainCheck:
             return None
         wanted = [rows[number] for number in unknown]
         parameters = (
-            arrays.integers(unknown),
-            arrays.uuids([row[STREAM] for row in wanted]),
-            arrays.integers(row[VERSION] - 1 for row in wanted),
+            list(unknown),
+            [UUID(bytes=row[STREAM]) for row in wanted],
+            [row[VERSION] - 1 for row in wanted],
         )
         previous = {number: rest for number, *rest in await self._session.fetch(self._lookup, parameters)}
         for number in unknown:

@@ -5,7 +5,6 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
-from perdure_eventstore import arrays
 from perdure_eventstore.check_rows import DIGEST, SALT, STREAM, VERSION
 from perdure_eventstore.faults import NOT_ERASED, PAYLOAD_CHANGED, SALT_MISSING, TEXT_MISSING
 from perdure_eventstore.session import Session
@@ -37,9 +36,9 @@ class PayloadCheck:
         if not numbers:
             return None
         wanted = [rows[number] for number in numbers]
-        streams = arrays.uuids([row[STREAM] for row in wanted])
-        versions = arrays.integers(row[VERSION] for row in wanted)
-        sizes = dict(await self._session.fetch(self._sizes, (arrays.integers(numbers), streams, versions)))
+        streams = [UUID(bytes=row[STREAM]) for row in wanted]
+        versions = [row[VERSION] for row in wanted]
+        sizes = dict(await self._session.fetch(self._sizes, (list(numbers), streams, versions)))
         await self._learn_erasures([row for number, row in zip(numbers, wanted, strict=True) if number not in sizes])
         for number, row in zip(numbers, wanted, strict=True):
             size, salt = sizes.get(number), row[SALT]
@@ -70,4 +69,4 @@ class PayloadCheck:
             self._erasures.clear()
         # What is remembered may be older than an erasure that took place since.
         if ask := {row[STREAM] for row in rows if self._erasures.get(row[STREAM], 0) <= row[VERSION]}:
-            self._erasures.update(await self._session.fetch(self._erased, (arrays.uuids(list(ask)),)))
+            self._erasures.update(await self._session.fetch(self._erased, ([UUID(bytes=stream) for stream in ask],)))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from perdure_eventstore import arrays
 from perdure_eventstore.check_archived import Archived
 from perdure_eventstore.check_heads import Heads, KnownHead
 from perdure_eventstore.check_rows import HASH, POSITION
@@ -208,7 +207,7 @@ class TreeCheck:
             return None
         levels, numbers, hashes = zip(*self._nodes, strict=True)
         self._nodes = []
-        wrong = (arrays.smallints(levels), arrays.bigints(numbers), arrays.byteas(hashes))
+        wrong = (list(levels), list(numbers), list(hashes))
         for level, number in await self._session.fetch(self._wrong_node, wrong):
             return fault_of(f"node {number} of level {level} of the tree is missing or was changed")
         return None
