@@ -16,8 +16,9 @@ from perdure_engine.definitions.compile import compile_definition
 from perdure_engine.definitions.document import read_document
 from perdure_engine.facts import decode_fact
 from perdure_engine.faults import DefinitionRefused
+from perdure_engine.identity import start_stream
 from perdure_engine.run.codec import EVENT_TYPES, decode
-from perdure_engine.run.events import RunStarted
+from perdure_engine.run.events import RunEvent, RunStarted
 from perdure_engine.work import Rows, work_of
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.transfer.entry import TransferRefused
@@ -38,6 +39,9 @@ class ImportedWork(Companion):
             join "{schema}".events e on e.stream = r.run and e.version = 1
             where r.started_at >= %s and not exists (
                 select from "{schema}".definitions d where d.digest = e.data ->> 'digest') limit 1"""
+        self._nameless = f"""select r.run from "{schema}".open_runs r
+            join "{schema}".events e on e.stream = r.run and e.version = 1
+            where r.started_at >= %s and r.key is null and (e.data ->> 'keyed')::boolean limit 1"""
         # What was routed to a run and had not reached it when it was exported: its inbox is not in the log.
         self._letters = f"""insert into "{schema}".inbox (run, shard, kind, event)
             select r.run, r.shard, 'event', e.stream
@@ -65,13 +69,16 @@ class ImportedWork(Companion):
         return [orjson.dumps(rows) if rows else None]
 
     async def finish(self, connection: AsyncConnection[Any], first: int) -> None:
-        """Have the nodes take up what is open. Raises TransferRefused for a run whose definition is not here."""
+        """Have the nodes take up what is open. Raises TransferRefused for a run that could not go on here."""
         found = await (await connection.execute(self._strangers.encode(), (first,))).fetchone()
         if found is not None:
             raise TransferRefused(
                 f"run {found[0]} has not ended, and its definition (digest {found[1]}) is not here: "
                 "export it together with its definition"
             )
+        found = await (await connection.execute(self._nameless.encode(), (first,))).fetchone()
+        if found is not None:
+            raise TransferRefused(f"run {found[0]} has not ended, and its key cannot be read")
         for statement in (self._letters, self._adopt):
             await connection.execute(statement.encode(), (first,))
         await connection.execute(self._hint.encode())
@@ -94,14 +101,13 @@ class _Fold:
             self._add("retirements", number, {"workflow_id": decode_fact(event).workflow_id})
 
     def _take_run(self, number: int, event: RecordedEvent) -> None:
-        # Of payloads, which may be large or unreadable here, only a run's key leaves anything in the working set.
-        needed = event.type == RunStarted.__name__ and event.payload is not None and event.payload.startswith(b"{")
-        happened, run = decode(event if needed else event._replace(payload=None)), event.stream
+        happened, run = _read(event), event.stream
         for table, rows in work_of(run, [happened]).items():
             for row in rows:
                 self._put(table, number, row)
-        if isinstance(happened, RunStarted) and happened.waits and happened.event_id is not None:
-            self._add("armed", number, {"run": run, "event_id": happened.event_id})
+        if isinstance(happened, RunStarted) and happened.waits:
+            # Its waits count from what started it: an event, a request, or else its own beginning.
+            self._add("armed", number, {"run": run, "event_id": happened.event_id or start_stream(run)})
 
     def _put(self, table: str, number: int, row: dict[str, Any]) -> None:
         subject, about = _SUBJECTS[table], self._runs[row["run"]]
@@ -119,6 +125,15 @@ class _Fold:
             for table, row in about.values():
                 found.setdefault(table, []).append(row)
         return found
+
+
+def _read(event: RecordedEvent) -> RunEvent:
+    """``event`` as far as it matters here. Of the payload, which may be large, only a run's key does.
+
+    A payload that is no text is not read: the database says so if such a run is open and has a key.
+    """
+    payload = event.payload if event.type == RunStarted.__name__ else None
+    return decode(event._replace(payload=payload if payload and payload.startswith(b"{") else None))
 
 
 def _definition(event: RecordedEvent) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
+from perdure_eventstore.head_keeper import NothingToSign
 from perdure_eventstore.heads import HeadRefused
 from perdure_eventstore.outlets import PublishingFailed
 from perdure_eventstore.signing import KeyRefused
@@ -62,7 +63,7 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
-    if isinstance(error, TreeFault | PublishingFailed | HeadRefused | TransferRefused):
+    if isinstance(error, TreeFault | NothingToSign | PublishingFailed | HeadRefused | TransferRefused):
         return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from applications import new_app, task, until, workflow
-from logs import opened, rows
+from logs import execute, opened, rows, tamper
 from sqlalchemy.ext.asyncio import AsyncEngine
 from transfers import LOG, another_log, content, exported, url_of
 
@@ -24,11 +24,14 @@ pytestmark = pytest.mark.every_postgres
 
 SIMPLE = workflow("simple", task("only", "begun"))
 RETRIED = workflow(
-    "retried", task("shaky", "tried", type="shaky", retry={"attempts": 3, "initial": 1.5, "jitter": 0}),
+    "retried", task("shaky", "tried", type="shaky", retry={"attempts": 5, "initial": 1.5, "jitter": 0}),
     task("after", "shaky.completed"),
 )  # fmt: skip
 WAITING = workflow(
     "waiting", task("first", "asked"), task("second", {"event": "answered", "within": "1h"}), start=["asked"],
+)  # fmt: skip
+REQUESTED = workflow(
+    "requested", task("first", "wanted"), task("it", {"event": "allowed", "within": "1h"}), start=["wanted"],
 )  # fmt: skip
 KEYED = workflow("keyed", task("one", "opened"), task("two", "closed"), key="{{account}}", start=["opened"])
 WORK = ("definitions", "open_runs", "timers", "waits")
@@ -78,7 +81,7 @@ async def source(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A log with ended runs, one whose retry is due soon, one that waits, keyed ones, and definitions that came and
     went."""
     async with application(database_url, fails=True) as app:
-        for definition in (SIMPLE, RETRIED, WAITING, KEYED):
+        for definition in (SIMPLE, RETRIED, WAITING, REQUESTED, KEYED):
             await app.register(definition)
         for number in range(3):
             run = await one_run(app, "begun", {"n": number})
@@ -92,9 +95,12 @@ async def source(database_url: str) -> AsyncIterator[AsyncEngine]:
             await run.result(timeout=10)
         await one_run(app, "opened", {"account": "a"})
         await one_run(app, "asked", {"for": 1.5})
+        # Its waits count from where it was asked for.
+        execute(database_url, "select perdure.start('requested', '{}')")
         await one_run(app, "tried", None)
         await until(lambda: rows(database_url, "select from perdure.timers where timer = 'retry:shaky'"))
-        await until(lambda: len(rows(database_url, "select from perdure.events where type = 'TaskCompleted'")) == 9)
+        await until(lambda: len(rows(database_url, "select from perdure.events where type = 'TaskCompleted'")) == 10)
+        await until(lambda: len(rows(database_url, "select from perdure.open_runs")) == 4)
     async with opened(database_url) as engine:
         yield engine
 
@@ -129,7 +135,7 @@ async def test_it_is_the_same_wherever_batches_end(
 async def test_open_runs_go_on_to_their_end(source: AsyncEngine, target: AsyncEngine) -> None:
     await move(source, target)
     runs = {name: run for run, name in rows(url_of(target), "select run, workflow_id from perdure.open_runs")}
-    assert set(runs) == {"retried", "waiting", "keyed"}
+    assert set(runs) == {"retried", "waiting", "requested", "keyed"}
     routed = rows(url_of(target), "select count(*) from perdure.events where type = 'EventRouted'")
     async with application(url_of(target)) as app:
         assert (await app.run(runs["retried"]).result(timeout=15))["shaky"] == "at last"
@@ -137,9 +143,11 @@ async def test_open_runs_go_on_to_their_end(source: AsyncEngine, target: AsyncEn
         await app.run(runs["waiting"]).result(timeout=15)
         await app.publish("closed", {"account": "a"})
         await app.run(runs["keyed"]).result(timeout=15)
-    # Of what was imported nothing was routed again: the two events published here are all that is new.
+        await app.publish("allowed", None)
+        await app.run(runs["requested"]).result(timeout=15)
+    # Of what was imported nothing was routed again: the three events published here are all that is new.
     again = rows(url_of(target), "select count(*) from perdure.events where type = 'EventRouted'")
-    assert again[0][0] == routed[0][0] + 2
+    assert again[0][0] == routed[0][0] + 3
     assert rows(url_of(target), "select from perdure.open_runs") == []
     async with raw_connection(target) as connection:
         assert [progress async for progress in verify(connection)][-1].fault is None
@@ -204,6 +212,17 @@ async def test_an_open_run_without_its_definition_is_refused(source: AsyncEngine
     assert content(url_of(target)) == []
     await move(source, target, Selection(streams=(run, workflow_stream("waiting"))))
     assert rows(url_of(target), "select run from perdure.open_runs") == [(run,)]
+
+
+async def test_an_open_run_whose_key_cannot_be_read_is_refused(source: AsyncEngine, target: AsyncEngine) -> None:
+    tamper(
+        url_of(source),
+        "update perdure.events set payload = null, payload_salt = null where type = 'RunStarted' "
+        "and data ->> 'workflow_id' = 'keyed'",
+    )
+    with pytest.raises(TransferRefused, match="has not ended, and its key cannot be read"):
+        await move(source, target)
+    assert content(url_of(target)) == []
 
 
 async def test_an_ended_run_is_imported_alone(source: AsyncEngine, target: AsyncEngine) -> None:

@@ -96,7 +96,7 @@ async def test_a_takeover_waits_for_an_append_in_flight(cluster: Cluster) -> Non
     cluster.expire(old)
     append = Append(uuid4(), NO_STREAM, [event()])
     async with raw_connection(cluster.engine) as connection:
-        await connection.set_autocommit(False)
+        await connection.execute("begin")
         await send(connection, WorkStatement("perdure", old, its.epoch), Batch([append]), Clock())
         taking = asyncio.create_task(others.renew())
         await asyncio.sleep(0.3)

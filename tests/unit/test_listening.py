@@ -27,7 +27,7 @@ def test_every_event_type_is_of_one_kind_of_stream() -> None:
     [
         ((), None, None),
         ((), "definition", ["DefinitionRegistered", "DefinitionRetired"]),
-        ((), "event", ["EventPublished", "EventRouted"]),
+        ((), "event", ["EventPublished", "EventRouted", "StartRequested"]),
         (("data_ready", "task_completed"), None, ["EventPublished", "TaskCompleted"]),
         (("data_ready",), "event", ["EventPublished"]),
         (("run_failed",), "run", ["RunFailed"]),
