@@ -77,7 +77,7 @@ class TreeCheck:
                     return compared
                 leaves, used = compared
             del self._pending[:used]
-            if fault := await self._add(Chunk.of(self.tree.size // CHUNK, leaves), chunk):
+            if fault := await self._add(leaves, chunk):
                 return fault
 
     async def before(self, position: int) -> Fault | None:
@@ -134,11 +134,11 @@ class TreeCheck:
     async def _compare(self, chunk: Chunk, upto: int | None = None) -> tuple[list[bytes], int] | Fault:
         """The leaves of ``chunk`` (those before position ``upto``), if the events are those it took in, and how many
         of the pending events they are."""
+        if upto is None and b"".join(own := self._pending[:CHUNK]) == chunk.leaves:
+            return own, CHUNK
         kept = split_leaves(chunk.leaves)
         if upto is not None:
             kept = [leaf for leaf in kept if _at(leaf) < upto]
-        if self._pending[: len(kept)] == kept:
-            return kept, len(kept)
         removed = await self._archived.among([_at(leaf) for leaf in set(kept) - set(self._pending)])
         at = 0
         for leaf in kept:
@@ -151,8 +151,9 @@ class TreeCheck:
                 return Fault(_at(leaf), None, None, None, MISSING)
         return kept, at
 
-    async def _add(self, chunk: Chunk, kept: Chunk | None) -> Fault | None:
-        """Add a chunk whose leaves are right, and check the heads signed within it."""
+    async def _add(self, leaves: Sequence[bytes], kept: Chunk | None) -> Fault | None:
+        """Add a chunk of leaves that are right, and check the heads signed within it."""
+        chunk = Chunk.of(self.tree.size // CHUNK, leaves)
         if kept is None:
             self._unkept = chunk.number if self._unkept is None else self._unkept
         elif kept != chunk:
@@ -162,7 +163,7 @@ class TreeCheck:
             )
         else:
             self._chunks.popleft()
-        if fault := await self._check_heads(split_leaves(chunk.leaves)):
+        if fault := await self._check_heads(leaves):
             return fault
         closed = self.tree.append_subtree(CHUNK_LEVEL, chunk.root)
         self.position = chunk.last_position

@@ -26,8 +26,8 @@ from perdure_eventstore.merkle import (
 )
 from perdure_eventstore.session import Session
 
-BATCH_CHUNKS = 64
-"""Chunks kept by one statement: some 4 MB of Python."""
+BATCH_CHUNKS = 16
+"""Chunks kept by one statement: 5 ms of a process that has other things to do."""
 
 
 class TreeFault(LogError):
@@ -103,7 +103,7 @@ class Tree:
         return Extent(kept.size + len(rest), int.from_bytes(rest[-1][:8]) if rest else kept.position)
 
     async def grow_once(self, mark: int) -> int:
-        """Keep at most 64 chunks, and return how many there were to keep. Raises TreeFault, LogError."""
+        """Keep at most 16 chunks, and return how many there were to keep. Raises TreeFault, LogError."""
         kept = await self.kept()
         rows = await self._session.fetch(self._leaves, (kept.position, mark, BATCH_CHUNKS * CHUNK))
         leaves, number = [row[0] for row in rows], kept.size // CHUNK
