@@ -12,8 +12,8 @@ from weakref import WeakSet
 
 from psycopg import AsyncConnection, generators
 from psycopg.abc import PQGen
-from psycopg.errors import InvalidSqlStatementName, error_from_result
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.errors import InvalidSqlStatementName, OperationalError, error_from_result
+from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 _numbers = count(1)
@@ -57,7 +57,12 @@ class Prepared:
 
 async def _answer(connection: AsyncConnection[Any]) -> PGresult:
     generator: PQGen[list[PGresult]] = generators.execute(connection.pgconn)
-    (result,) = await connection.wait(generator)
-    if result.status not in _DONE:
-        raise error_from_result(result, connection.info.encoding)
-    return result
+    results = await connection.wait(generator)
+    # COMMIT comes after the answer: what goes wrong there, or a connection lost by then, is one more result.
+    for result in results:
+        if result.status not in _DONE:
+            if result.error_field(DiagnosticField.SQLSTATE) is None:
+                # Not Postgres said so, but its client library: there is no Postgres any more.
+                raise OperationalError(result.get_error_message(connection.info.encoding))
+            raise error_from_result(result, connection.info.encoding)
+    return results[0]
