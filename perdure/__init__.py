@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perdure.app import App
     from perdure.client import Published, Run
-    from perdure.errors import PerdureError, RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+    from perdure.errors import PerdureError, RunCancelled, RunErased, RunFailed, RunTimedOut, StartRefused, StillOpen
     from perdure.settings import Settings
     from perdure_engine.definitions.definition import Retry
     from perdure_engine.errors import NoRetry
@@ -28,6 +28,7 @@ __all__ = [
     "Retry",
     "Run",
     "RunCancelled",
+    "RunErased",
     "RunFailed",
     "RunTimedOut",
     "Settings",
@@ -50,6 +51,7 @@ _PLACES = {
     "Retry": "perdure_engine.definitions.definition",
     "Run": "perdure.client",
     "RunCancelled": "perdure.errors",
+    "RunErased": "perdure.errors",
     "RunFailed": "perdure.errors",
     "RunTimedOut": "perdure.errors",
     "Settings": "perdure.settings",

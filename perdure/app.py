@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -13,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from perdure import database
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
+from perdure.encryption import opened_vault, refuse_without_key
 from perdure.errors import NotConnected
 from perdure.listening import Listening, Work
+from perdure.retention import archive
 from perdure.settings import Settings
 from perdure.tasks import register_builtins
 from perdure.within import AsyncWithin, execute_async
@@ -29,8 +33,10 @@ from perdure_engine.registry import Registered, Registration
 from perdure_engine.staging import cancel_call, publish_call
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
+from perdure_eventstore.archive.moving import Moved
 from perdure_eventstore.door import Json
 from perdure_eventstore.feed import Feed
+from perdure_eventstore.keeper import Erased
 from perdure_projections.builtin import BUILTIN
 from perdure_projections.runner import ProjectionRunner
 
@@ -126,12 +132,14 @@ class App(Listening):
         """Connect, and execute runs until the block ends; then stop cleanly.
 
         ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError,
-        KeyRefused.
+        VaultError, KeyRefused.
         """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
-            node = Node(client.engine, self.types, self._node_settings(), feed)
+            if client.vault is None:
+                await refuse_without_key(client.engine, self.schema)
+            node = Node(client.engine, self.types, self._node_settings(), feed, client.vault)
             background = await stack.enter_async_context(Background())
             background.spawn(endlessly(DefinitionWatch(client.registry, client.reader, feed).run))
             heads = self.settings.heads
@@ -245,6 +253,24 @@ class App(Listening):
         else:
             await execute_async(connection, cancel_call(run_id, check_reason(reason)), self.schema)
 
+    async def erase(self, run_id: UUID, *, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
+        """Take what an ended run (or a published event, by its id) was given and gave out of the log, for ever.
+
+        Its key is destroyed, if it has one, and its payloads are removed; the events stay, and the chain goes on.
+        ``reason`` and ``actor`` are recorded. One that was archived is erased in its file, which is ``archive`` if it
+        was moved since. Broken off, call it again. Raises UnknownRun, ErasureRefused, LogError.
+        """
+        return await self.client.erase(run_id, reason, actor, archive)
+
+    async def archive(
+        self, folder: Path, older_than: timedelta, *, workflow: str | None = None, limit: int | None = None
+    ) -> list[Moved]:
+        """Move ended runs and routed events that nothing has happened to for ``older_than`` to files in ``folder``.
+
+        ``workflow``: its runs alone; ``limit``: so many at most. Raises ArchiveRefused, LogError, OSError.
+        """
+        return await archive(self.client, folder, older_than, workflow=workflow, limit=limit)
+
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""
         as_id("run_id", run_id)
@@ -254,8 +280,9 @@ class App(Listening):
     async def _connected(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             engine = await stack.enter_async_context(database.opened(self.database_name, self.schema))
+            vault = await stack.enter_async_context(opened_vault(self.settings.encryption, engine, self.schema))
             self._background = await stack.enter_async_context(Background())
-            self._client = Client(engine, self.types, self.schema, self.settings.patience)
+            self._client = Client(engine, self.types, self.schema, self.settings.patience, vault)
             stack.callback(self._disconnect)
             stack.push_async_callback(self._close_tasks)
             self._background.spawn(self._client.run())

@@ -21,6 +21,7 @@ from perdure_engine.facts import EventPublished, EventRouted
 from perdure_engine.identity import new_id
 from perdure_engine.registry import Registered, Registration
 from perdure_engine.staging import cancel_call, publish_call
+from perdure_eventstore.keeper import Erased
 
 if TYPE_CHECKING:
     from perdure.app import App
@@ -65,6 +66,10 @@ class BlockingClient:
     def definitions(self, workflow_id: str | None = None) -> list[Registration]:
         """As App.definitions."""
         return self._ask(lambda client: client.registry.versions(workflow_id))
+
+    def erase(self, run_id: UUID, *, reason: str = "", actor: str = "") -> Erased:
+        """As App.erase."""
+        return self._ask(lambda client: client.erase(run_id, reason, actor))
 
     def publish(
         self,
@@ -138,7 +143,7 @@ class BlockingClient:
                 with ExitStack() as stack:
                     portal = stack.enter_context(start_blocking_portal(name="perdure"))
                     connection: AbstractContextManager[Client] = portal.wrap_async_context_manager(
-                        connected(app.database_name, app.types, app.schema, app.settings.patience)
+                        connected(app.database_name, app.types, app.schema, app.settings)
                     )
                     client = stack.enter_context(connection)
                     self._opened = _Opened(portal, client, stack.pop_all())

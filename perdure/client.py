@@ -2,23 +2,26 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure.errors import RunCancelled, RunFailed, RunTimedOut, StartRefused, StillOpen
+from perdure.errors import RunCancelled, RunErased, RunFailed, RunTimedOut, StartRefused, StillOpen
 from perdure.starts import Order, Starts
 from perdure_engine.arrivals import wrong_key
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
+from perdure_engine.erasure import Erasure
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import Loaded, UnknownRun, fold_tail, load_run
+from perdure_engine.history import Loaded, RunArchived, UnknownRun, fold_tail, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
+from perdure_engine.sealing import sealing_of
 from perdure_engine.snapshots import Snapshots
 from perdure_engine.staging import Call, cancel_call, start_call
 from perdure_engine.starting import append_start, key_is_open
@@ -29,8 +32,12 @@ from perdure_eventstore.appender import Appender
 from perdure_eventstore.door import Json
 from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
+from perdure_eventstore.keeper import ARCHIVED, Erased, Keeper
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 LONGEST_REASON = 1_000
 """Characters of a cancel's reason."""
@@ -42,13 +49,18 @@ _MOST_POLL = 0.25
 class Client:
     """Talks to the log through one session and one appender of its own."""
 
-    def __init__(self, engine: AsyncEngine, types: TaskTypes, schema: str, patience: float) -> None:
+    def __init__(
+        self, engine: AsyncEngine, types: TaskTypes, schema: str, patience: float, vault: "Vault | None" = None
+    ) -> None:
         """``patience`` is how many seconds an append waits for a database that cannot be reached."""
-        self.engine, self.schema = engine, schema
+        self.engine, self.schema, self.vault = engine, schema, vault
         self.node: Node | None = None
         self._types, self._patience = types, patience
         self._session = Session(engine)
-        self.reader, self._snapshots = Reader(self._session, schema), Snapshots(self._session, schema)
+        self.reader, self._snapshots = (
+            Reader(self._session, schema, vault),
+            Snapshots(self._session, schema, sealing=sealing_of(vault)),
+        )
         self._open_key = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
@@ -72,7 +84,8 @@ class Client:
             raise
 
     def _new_appender(self) -> Appender:
-        return Appender(self.engine, WorkStatement(self.schema), patience=self._patience, schema=self.schema)
+        statement = WorkStatement(self.schema)
+        return Appender(self.engine, statement, patience=self._patience, schema=self.schema, vault=self.vault)
 
     async def register(self, document: object, *, allow_unknown_types: bool = False) -> Registered:
         """See App.register. Known are this program's task types, and by name those that running nodes announce."""
@@ -111,6 +124,17 @@ class Client:
             raise StartRefused(key_is_open(workflow_id, key)) from error
         return Run(self, state.run_id)
 
+    async def erase(self, stream: UUID, reason: str, actor: str, archive: Path | None = None) -> Erased:
+        """See App.erase."""
+        as_id("run_id", stream)
+        # Nothing that shows it may outlive it: a snapshot goes first.
+        await self._snapshots.delete(stream)
+        keeper = Keeper(self._session, self.schema, self.vault)
+        erased = await Erasure(self._session, keeper, self.schema).erase(stream, reason, actor, archive)
+        if self.node and self.node.tenure:
+            self.node.tenure.endings.drop(stream)
+        return erased
+
     async def stage_start(
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
     ) -> tuple["Run", Call | None]:
@@ -137,7 +161,7 @@ class Client:
             self.node.tenure.feed.hint()
 
     async def wait(self, run: UUID, timeout: float | None) -> RunState:
-        """The run's state once it has ended. Raises StillOpen, UnknownRun."""
+        """The run's state once it has ended. Raises StillOpen, UnknownRun, RunErased."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._wait(run)
@@ -169,6 +193,8 @@ class Client:
                 if known is not None:
                     pause = _POLL
                     if known.state.is_ended:
+                        if known.erased:
+                            raise RunErased(run, str(known.state.status))
                         return known.state
             if endings:
                 await endings.wait(run, pause)
@@ -186,6 +212,8 @@ class Client:
             return await fold_tail(self.reader, self.registry, known)
         try:
             return await self.load(run)
+        except RunArchived:
+            raise
         except UnknownRun:
             if await self._starts.is_asked_for(run):
                 return None
@@ -197,6 +225,8 @@ class Client:
         async with asyncio.timeout(timeout):
             while True:
                 async for recorded in self.reader.stream(event, after=1):
+                    if recorded.type == ARCHIVED:
+                        raise RunArchived(event, recorded.data)
                     routed: EventRouted = decode_fact(recorded)
                     return routed
                 await asyncio.sleep(pause)
@@ -214,6 +244,9 @@ class Client:
 
     async def _same_event(self, stream: UUID, event: EventPublished) -> int:
         async for recorded in self.reader.stream(stream, batch=1):
+            if recorded.type == ARCHIVED or (recorded.payload is None and recorded.payload_digest is not None):
+                gone = "archived" if recorded.type == ARCHIVED else "erased"
+                raise StartRefused(f"event {stream} was published before, and {gone} since; choose another id")
             if recorded.type == "EventPublished" and decode_fact(recorded) == event:
                 return recorded.position
             break
@@ -292,7 +325,7 @@ class Run:
         """What the run gave, once it has completed: its ``output`` template, or its tasks' outputs by id.
 
         ``timeout`` is seconds; without one it waits for ever. Raises RunFailed, RunCancelled, RunTimedOut; StillOpen
-        when the time is over, which leaves the run alone; UnknownRun.
+        when the time is over, which leaves the run alone; UnknownRun; RunErased.
         """
         state = await self._client.wait(self.run_id, timeout)
         match state.status:

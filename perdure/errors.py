@@ -46,6 +46,14 @@ class RunTimedOut(RunNotCompleted):
     """The run's deadline passed."""
 
 
+class RunErased(PerdureError):
+    """The run has ended, and what it was given and gave was erased since."""
+
+    def __init__(self, run: UUID, status: str) -> None:
+        self.run = run
+        super().__init__(f"run {run} is {status}, and its payloads were erased: there is no result any more")
+
+
 class StillOpen(PerdureError, TimeoutError):
     """The run had not ended when the time to wait was over. The run itself goes on."""
 

@@ -52,7 +52,7 @@ class Listening(ABC):
 
         def add(listener: Listener) -> Listener:
             def begin(engine: AsyncEngine, feed: Feed) -> Work:
-                manager = EventManager(engine, feed, self.schema)
+                manager = EventManager(engine, feed, self.schema, self.client.vault)
                 return lambda: manager.listen(interest, listener)
 
             self._add(begin)
@@ -73,7 +73,7 @@ class Listening(ABC):
 
         def add(listener: Listener) -> Listener:
             def begin(engine: AsyncEngine, feed: Feed) -> Work:
-                manager = EventManager(engine, feed, self.schema)
+                manager = EventManager(engine, feed, self.schema, self.client.vault)
                 return lambda: manager.subscribe(name, interest, listener, start=first)
 
             self._add(begin)
@@ -111,7 +111,7 @@ class Listening(ABC):
             self._consumers[name] = consumer
 
             def begin(engine: AsyncEngine, feed: Feed) -> Work:
-                subscription = Subscription(engine, feed, consumer.terms, self.schema)
+                subscription = Subscription(engine, feed, consumer.terms, self.schema, self.client.vault)
                 return lambda: subscription.run(consumer)
 
             for _ in range(consumers):

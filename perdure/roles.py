@@ -11,6 +11,10 @@ from perdure_eventstore.errors import LogError, domain_error
 
 _LOG: Final = ("events", "payloads")
 _VERSION: Final = "alembic_version"
+_KEEPER: Final = ("erase_payloads", "erase_archived", "remove_archived", "record_keeping")
+"""What takes something out of the log: the owner's alone."""
+_OWNERS: Final = {"keeper": "", "archived": "select", "keys": "select, insert"}
+"""Tables in which the owner alone may do the rest: erase, archive, rotate."""
 
 # A table that refuses changes may still be added to; the log itself only through its functions.
 _TABLES: Final = """select c.relname, exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
@@ -38,6 +42,9 @@ async def _grant(connection: AsyncConnection, schema: sql.Identifier, role: sql.
         right = "execute" if kind == "functions" else "select"
         statement = f"grant {right} on all {kind} in schema {{}} to {{}}"
         await connection.execute(sql.SQL(statement).format(schema, role))
+    for function in _KEEPER:
+        revoke = sql.SQL("revoke execute on function {}.{} from {}")
+        await connection.execute(revoke.format(schema, sql.Identifier(function), role))
     found = await connection.execute(_TABLES, (schema.as_string(connection),))
     for table, final in await found.fetchall():
         rights = "select, insert, update, delete"
@@ -45,5 +52,7 @@ async def _grant(connection: AsyncConnection, schema: sql.Identifier, role: sql.
             rights = "select"
         elif final:
             rights = "select, insert"
+        if not (rights := _OWNERS.get(table, rights)):
+            continue
         statement = f"grant {rights} on {{}}.{{}} to {{}}"
         await connection.execute(sql.SQL(statement).format(schema, sql.Identifier(table), role))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from perdure.encryption import EncryptionSettings
 from perdure.errors import PerdureError
 from perdure.tasks.settings import DatabaseTaskSettings, HttpSettings, SmtpSettings, TaskSettings
 from perdure_eventstore.head_keeper import HeadKeeper
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
     """How long publish and start wait for a database that cannot be reached."""
     snapshot_every: int = Field(default=1_000, ge=0)
     """Events by which a long run grows from one snapshot of its state to the next; 0 takes none."""
+    encryption: EncryptionSettings = EncryptionSettings()
     smtp: SmtpSettings = SmtpSettings()
     http: HttpSettings = HttpSettings()
     heads: HeadSettings = HeadSettings()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from perdure.errors import StartRefused
 from perdure_engine.facts import EventRouted, decode_fact
-from perdure_engine.history import UnknownRun, load_run
+from perdure_engine.history import RunArchived, UnknownRun, load_run
 from perdure_engine.identity import new_id, start_stream
 from perdure_engine.registry import Registry, UnknownWorkflow
 from perdure_engine.run import new_run
@@ -16,6 +16,7 @@ from perdure_engine.run.events import RunStarted
 from perdure_engine.run.state import RunState
 from perdure_engine.starting import WrongStart, start_command
 from perdure_eventstore.door import Json
+from perdure_eventstore.keeper import ARCHIVED
 from perdure_eventstore.read import Reader
 
 
@@ -61,9 +62,14 @@ class Starts:
     async def is_there(self, run: UUID, order: Order) -> bool:
         """Whether the run was started before, with the same content. Raises StartRefused if with other content."""
         try:
-            known = (await load_run(self._reader, self._registry, run)).state
+            loaded = await load_run(self._reader, self._registry, run)
+        except RunArchived as error:
+            raise StartRefused(f"{error}; choose another run id") from error
         except UnknownRun:
             return False
+        if loaded.erased:
+            raise StartRefused(f"run {run} was started before, and its payloads were erased; choose another run id")
+        known = loaded.state
         workflow_id, start = known.definition.workflow_id, known.start
         if workflow_id != order.workflow_id:
             raise StartRefused(f"run {run} is one of {workflow_id}; choose another run id")
@@ -85,6 +91,8 @@ class Starts:
         async for first in self._reader.stream(run, batch=1):
             if first.type == RunStarted.__name__:
                 return
+            if first.type == ARCHIVED:
+                raise RunArchived(run, first.data)
             break
         if not await self.is_asked_for(run):
             raise UnknownRun(run)

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 from applications import new_app
 from sqlalchemy import text
@@ -14,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import perdure
 import perdure_engine.exactly_once as exactly_once
 import perdure_eventstore.append as append
+from perdure_eventstore import keeper
+from perdure_eventstore.archive import moving
 
 
 def application(url: str, notes: str, **settings: Any) -> perdure.App:
@@ -71,3 +75,17 @@ async def frozen_before_commit(url: str, notes: str) -> None:
 
     with patch.object(exactly_once, "send", send):
         await node(url, notes)
+
+
+async def eraser(url: str, run: str, batch: int) -> None:
+    """Erase a run, a few payloads a transaction."""
+    with patch.object(keeper, "_BATCH", batch):
+        async with application(url, os.devnull) as app:
+            await app.erase(UUID(run), reason="asked to")
+
+
+async def archiver(url: str, folder: str, streams: int) -> None:
+    """Archive whatever is over, a few streams a transaction."""
+    with patch.object(moving, "STREAMS", streams):
+        async with application(url, os.devnull) as app:
+            await app.archive(Path(folder), timedelta(0))

@@ -9,8 +9,12 @@ import structlog
 
 from perdure_eventstore.errors import LogError
 from perdure_eventstore.patience import patiently
+from perdure_eventstore.vault.errors import VaultError
 
 log = structlog.get_logger(__name__)
+
+_LOCKED_OUT = 5.0
+"""Seconds before a duty that met what it cannot decrypt is done again."""
 
 
 async def repeat(duty: Callable[[], Awaitable[None]], interval: float, wake: asyncio.Event | None = None) -> None:
@@ -35,5 +39,8 @@ async def _once(duty: Callable[[], Awaitable[None]]) -> None:
         await duty()
     except LogError:
         raise
+    except VaultError as error:
+        log.error("a duty of the node is held up", duty=duty.__qualname__, error=str(error))
+        await asyncio.sleep(_LOCKED_OUT)
     except Exception:
         log.exception("a duty of the node failed, it will be done again", duty=duty.__qualname__)

@@ -33,6 +33,10 @@ class Endings:
         """The final state, if the run ended here not long ago."""
         return self._recent.get(run)
 
+    def drop(self, run: UUID) -> None:
+        """The run was erased: what it gave is not remembered any more."""
+        self._recent.pop(run, None)
+
     async def wait(self, run: UUID, seconds: float) -> None:
         """Wait until the run is seen to end, at most ``seconds``; it may have ended elsewhere unseen."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -7,6 +7,7 @@ exactly once, are in ``consumers``.
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,6 +19,9 @@ from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 from perdure_eventstore.terms import Start, start_position
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +38,9 @@ Hear = Callable[[Event], Awaitable[None]]
 class EventManager:
     """Calls a listener as the settled log grows; ``feed`` is run by whoever made it."""
 
-    def __init__(self, engine: AsyncEngine, feed: Feed, schema: str) -> None:
+    def __init__(self, engine: AsyncEngine, feed: Feed, schema: str, vault: "Vault | None" = None) -> None:
         self._session, self._feed = Session(engine), feed
-        self._reader = Reader(self._session, schema)
+        self._reader = Reader(self._session, schema, vault)
         self._place: _Place | None = None
         self._load = f'select position, parts from "{schema}".subscriptions where name = %s order by part'
         # Another process may follow under the same name, and be further: a checkpoint never goes back.

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import structlog
@@ -20,12 +20,16 @@ from perdure_engine.held_run import Decision, HeldRun, Message
 from perdure_engine.run.commands import CompleteAttempt
 from perdure_engine.run.events import TaskCompleted
 from perdure_engine.task import Task
-from perdure_eventstore.append import Appended, Batch, Statement, read_clock, send
+from perdure_eventstore.append import Append, Appended, Batch, Statement, read_clock, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.database import borrow, give_back
 from perdure_eventstore.door import Json
-from perdure_eventstore.errors import ClockDrift, LogUnavailable, Raced
+from perdure_eventstore.errors import AppendRefused, ClockDrift, LogUnavailable, Raced
 from perdure_eventstore.patience import patiently
+from perdure_eventstore.vault.errors import VaultError
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -54,8 +58,16 @@ class ExactlyOnce:
     handler is not repeated. If the attempt is no longer under way by then, all of it is rolled back.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        statement: Statement,
+        clock: Clock,
+        now: Callable[[], datetime],
+        vault: "Vault | None" = None,
+    ) -> None:
         self._engine, self._statement, self._clock, self._now = engine, statement, clock, now
+        self._vault = vault
         # What the pool opens beyond that is for the node's own connections, which attempts wait for in their turn.
         self._connections = asyncio.Semaphore(_kept_open(engine.pool))
 
@@ -137,7 +149,17 @@ class ExactlyOnce:
             await run.reload()
 
     async def _append(self, run: HeldRun, decision: Decision, raw: AsyncConnection[Any]) -> Appended | None:
-        return (await send(raw, self._statement, Batch([run.append_of(decision)]), self._clock))[0]
+        batch = Batch([await self._sealed(run.append_of(decision))])
+        return (await send(raw, self._statement, batch, self._clock))[0]
+
+    async def _sealed(self, append: Append) -> Append:
+        if self._vault is None:
+            return append
+        sealed = (await self._vault.seal([append]))[0]
+        if isinstance(sealed, VaultError):
+            raise AppendRefused(f"it cannot be encrypted: {sealed}") from sealed
+        assert isinstance(sealed, Append)
+        return sealed
 
 
 class _Again(Exception):

@@ -70,7 +70,7 @@ class HeldRun:
 
     def __init__(self, owner: Owner, known: Loaded, armed_at: int | None = None) -> None:
         self.run_id = known.state.run_id
-        self.state, self.head, self.size = known
+        self.state, self.head, self.size = known.state, known.head, known.size
         self._written = 0
         self.armed_at = armed_at
         self._owner = owner
@@ -104,7 +104,8 @@ class HeldRun:
 
     async def reload(self) -> None:
         """Fold what others appended."""
-        self.state, self.head, self.size = await self._owner.reload(self)
+        loaded = await self._owner.reload(self)
+        self.state, self.head, self.size = loaded.state, loaded.head, loaded.size
         self._owner.caught_up(self)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:

@@ -3,12 +3,15 @@
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
 from perdure_engine.snapshots import Snapshots
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
+from perdure_eventstore.keeper import ARCHIVED, ERASED, KEEPING
 from perdure_eventstore.read import Reader
 
 _PAGE = 1_000
@@ -21,18 +24,34 @@ class Loaded(NamedTuple):
     head: Head
     size: int = 0
     """Bytes of the events it was folded from, roughly."""
+    erased: bool = False
+    """Its payloads were erased, and read as null."""
+    archived: str | None = None
+    """The name of the file that its events were moved to."""
 
 
 class UnknownRun(LookupError):
     """No run has this id. ``why`` is what was recorded of one that was asked for and not started."""
 
-    def __init__(self, run: UUID, why: str = "") -> None:
+    def __init__(self, run: UUID, why: str = "", sentence: str = "") -> None:
         self.run = run
-        super().__init__(f"there is no run {run}" + (f": {why}" if why else ""))
+        super().__init__(sentence or f"there is no run {run}" + (f": {why}" if why else ""))
+
+
+class RunArchived(UnknownRun):
+    """The run's events are in an archive file; what is in the log is that they were moved there."""
+
+    def __init__(self, run: UUID, data: bytes) -> None:
+        """``data`` is that of its StreamArchived."""
+        self.file = file_of(data)
+        super().__init__(run, sentence=f"run {run} was archived: its events are in {self.file}")
 
 
 async def load_run(reader: Reader, registry: Registry, run: UUID, snapshots: Snapshots | None = None) -> Loaded:
-    """Fold the run's stream, a long one from its newest snapshot on. Raises UnknownRun, UnreadableEvent, LogError."""
+    """Fold the run's stream, a long one from its newest snapshot on.
+
+    Raises UnknownRun, RunArchived, UnreadableEvent, LogError, VaultError.
+    """
     loaded: Loaded | None = None
     page = min(_PAGE, snapshots.worth) if snapshots else _PAGE
     async for recorded in reader.stream(run, batch=page):
@@ -57,8 +76,15 @@ async def fold_tail(reader: Reader, registry: Registry, known: Loaded) -> Loaded
     return known
 
 
+def file_of(data: bytes) -> str:
+    """The name of the file that a StreamArchived with these data says."""
+    return str(msgspec.json.decode(data)["file"])
+
+
 async def _begin(registry: Registry, run: UUID, recorded: RecordedEvent) -> Loaded:
-    """The run before its first event. Raises UnknownRun for a stream that is something else."""
+    """The run before its first event. Raises RunArchived; UnknownRun for a stream that is something else."""
+    if recorded.type == ARCHIVED:
+        raise RunArchived(run, recorded.data)
     if recorded.type != RunStarted.__name__:
         raise UnknownRun(run)
     started = decode(recorded)
@@ -67,5 +93,10 @@ async def _begin(registry: Registry, run: UUID, recorded: RecordedEvent) -> Load
 
 
 def _fold(loaded: Loaded, recorded: RecordedEvent) -> Loaded:
+    if recorded.type in KEEPING:
+        archived = file_of(recorded.data) if recorded.type == ARCHIVED else loaded.archived
+        return loaded._replace(head=recorded.head, erased=loaded.erased or recorded.type == ERASED, archived=archived)
     size = len(recorded.data) + len(recorded.payload or b"")
-    return Loaded(evolve(loaded.state, decode(recorded)), recorded.head, loaded.size + size)
+    return loaded._replace(
+        state=evolve(loaded.state, decode(recorded)), head=recorded.head, size=loaded.size + size
+    )  # fmt: skip

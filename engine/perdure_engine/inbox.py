@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -12,6 +12,9 @@ from perdure_engine.identity import start_stream
 from perdure_engine.run.commands import ReceiveEvent, StopRun
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 _BATCH = 500
 
@@ -33,9 +36,9 @@ class Letter(NamedTuple):
 class Inbox:
     """Reads rows of this node's shards. A row stays until the append that consumed it deleted it."""
 
-    def __init__(self, session: Session, schema: str) -> None:
+    def __init__(self, session: Session, schema: str, vault: "Vault | None" = None) -> None:
         self._session = session
-        self._reader = Reader(session, schema)
+        self._reader = Reader(session, schema, vault)
         self._handed: set[int] = set()
         self._useless: set[int] = set()
         self._early: set[int] = set()

@@ -19,6 +19,7 @@ from perdure_engine.kinds import Kind, kind_of, types_of
 from perdure_engine.run.codec import EVENT_TYPES, decode
 from perdure_eventstore.door import Json
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.keeper import KEEPING
 
 
 class Event:
@@ -45,7 +46,7 @@ class Event:
 
     @property
     def run_id(self) -> UUID | None:
-        """The run it is a part of; None for a published event or a definition."""
+        """The run it is a part of; None for a published event or a definition, and for what was erased or archived."""
         return self.recorded.stream if kind_of(self.recorded.type) == "run" else None
 
     @cached_property
@@ -84,7 +85,7 @@ def snake_case(type_: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type_).lower()
 
 
-_BY_NAME = {snake_case(type_): type_ for type_ in (*EVENT_TYPES, *FACT_TYPES)}
+_BY_NAME = {snake_case(type_): type_ for type_ in (*EVENT_TYPES, *FACT_TYPES, *KEEPING)}
 
 
 class Interest(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ joins anew under another identity.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from anyio import to_thread
@@ -18,15 +19,21 @@ from perdure_engine.tenure import Settings, Tenure
 from perdure_eventstore.errors import FenceLost
 from perdure_eventstore.feed import Feed
 
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
+
 log = structlog.get_logger(__name__)
 
 
 class Node:
     """A running engine: ``async with node.running():`` works until the block ends."""
 
-    def __init__(self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed) -> None:
+    def __init__(
+        self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed, vault: "Vault | None" = None
+    ) -> None:
         """``feed`` is run by whoever made it, for longer than the node."""
         self._engine, self._types, self._settings, self._feed = engine, types, settings, feed
+        self._vault = vault
         self.tenure: Tenure | None = None
         """The present one; None between two."""
 
@@ -53,7 +60,7 @@ class Node:
 
     async def _work(self, ready: "asyncio.Future[None]", stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            tenure = Tenure(self._engine, self._types, self._settings, self._feed)
+            tenure = Tenure(self._engine, self._types, self._settings, self._feed, self._vault)
             try:
                 async with tenure:
                     self.tenure = tenure

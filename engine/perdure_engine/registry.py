@@ -93,7 +93,7 @@ class Registry:
             }
             try:
                 await self.appender.append(
-                    Append(stream, head, [encode_fact(fact)], {"definitions": [row]}, announce=True)
+                    Append(stream, head, [encode_fact(fact)], {"definitions": [row]}, announce=True, in_the_clear=True)
                 )
             except Conflict:
                 continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,6 +17,9 @@ from perdure_eventstore.errors import AppendRefused
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -49,10 +53,11 @@ class Requests:
         registry: Registry,
         schema: str,
         start: Callable[[StartOrder], Awaitable[bool]],
+        vault: "Vault | None" = None,
     ) -> None:
         """``start`` starts a run and returns once that is recorded; False: it was there already."""
         self._session, self._registry, self._start = session, registry, start
-        self._reader = Reader(session, schema)
+        self._reader = Reader(session, schema, vault)
         self._open_key = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
 
     async def meet(self, request: Request, active: Registration | None, known: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -32,6 +32,9 @@ from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -80,15 +83,16 @@ class Router:
         start: Callable[[StartOrder], Awaitable[bool]],
         delivered: Callable[[], None],
         may_route: Callable[[], bool],
+        vault: "Vault | None" = None,
     ) -> None:
         """``start`` starts a run and returns once that is recorded; ``delivered`` is told that inboxes were filled.
 
         ``may_route`` says whether it is this node's turn.
         """
         self._session, self._appender, self._registry, self._feed = session, appender, registry, feed
-        self._reader = Reader(session, schema)
+        self._reader = Reader(session, schema, vault)
         self._start, self._delivered, self._may_route = start, delivered, may_route
-        self._requests = Requests(session, registry, schema, start)
+        self._requests = Requests(session, registry, schema, start, vault)
         self._workflows: dict[str, list[Registration]] = {}
         self._position = 0
         self._saved = 0

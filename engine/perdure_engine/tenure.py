@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from uuid import UUID
 
 import orjson
@@ -27,6 +27,7 @@ from perdure_engine.run import advance, new_run
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
+from perdure_engine.sealing import sealing_of
 from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import Snapshots
 from perdure_engine.starting import StartOrder, append_start
@@ -38,6 +39,9 @@ from perdure_eventstore.errors import Conflict, FenceLost, LogError, LogUnavaila
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -66,9 +70,11 @@ class Settings(NamedTuple):
 class Tenure:
     """Everything a node is made of, wired together; ``async with`` it, then ``work``."""
 
-    def __init__(self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed) -> None:
+    def __init__(
+        self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed, vault: "Vault | None" = None
+    ) -> None:
         """``feed`` is run by whoever made it."""
-        schema = settings.schema
+        schema, self._vault = settings.schema, vault
         self.node_id = new_id()
         self._settings = settings
         self._fenced, self._letters, self._due = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -79,25 +85,27 @@ class Tenure:
         self._snapshot_session = Session(engine)
         self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
         statement = WorkStatement(schema, self.node_id, self.leases.epoch)
-        self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema)
+        self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema, vault=vault)
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
-        self.inbox = Inbox(self._session, schema)
+        self.inbox = Inbox(self._session, schema, vault)
         self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
-        self._snapshots = Snapshots(self._snapshot_session, schema)
+        self._snapshots = Snapshots(self._snapshot_session, schema, sealing=sealing_of(vault))
         self._taker = SnapshotTaker(self._snapshots, settings.snapshot_every)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
             self.appender,
-            Reader(self._session, schema),
+            Reader(self._session, schema, vault),
             self.registry,
             types,
             self._attempts(engine, types, statement),
             self.timers,
             self.inbox,
             settings.concurrency,
-            Snapshots(self._session, schema, worth=min(settings.snapshot_every, 1_000) or 1_000),
+            Snapshots(
+                self._session, schema, worth=min(settings.snapshot_every, 1_000) or 1_000, sealing=sealing_of(vault)
+            ),
             self._taker,
         )
         self.endings = Endings()
@@ -105,7 +113,7 @@ class Tenure:
         self.holder.refused.append(self._refused)
         self.router = Router(
             self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set,
-            lambda: 0 in self.leases.shards,
+            lambda: 0 in self.leases.shards, vault,
         )  # fmt: skip
         self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
         self._reaching = asyncio.Lock()
@@ -113,7 +121,7 @@ class Tenure:
         self._starting: dict[UUID, asyncio.Future[bool]] = {}
 
     def _attempts(self, engine: AsyncEngine, types: TaskTypes, statement: WorkStatement) -> Attempts:
-        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now)
+        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, self._vault)
         self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
         return self.attempts
 

@@ -44,6 +44,8 @@ class Append(msgspec.Struct, frozen=True):
     """Rows of a layer above that must commit with these events; see ``Statement``."""
     announce: bool = False
     """Other processes should look soon: they are sent a hint."""
+    in_the_clear: bool = False
+    """Nothing private: where there is a vault, these payloads are not encrypted all the same."""
 
     def __post_init__(self) -> None:
         if not self.events:

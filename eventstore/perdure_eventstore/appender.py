@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +12,9 @@ from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import LogError, LogUnavailable
 from perdure_eventstore.lane import Lane
 from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 MAX_EVENTS = 1_000
 """Events in one statement, unless a single append has more."""
@@ -59,11 +62,15 @@ class Appender:
         *,
         patience: float = 10.0,
         schema: str = "perdure",
+        vault: "Vault | None" = None,
     ) -> None:
-        """``patience`` is how many seconds an append waits for a database that cannot be reached."""
+        """``patience`` is how many seconds an append waits for a database that cannot be reached.
+
+        With a ``vault``, payloads are encrypted, but for those of appends ``in_the_clear``.
+        """
         self.clock = Clock()
         statement = statement or Statement(schema)
-        self._lanes = [Lane(engine, statement, self.clock, schema, patience) for _ in range(LANES)]
+        self._lanes = [Lane(engine, statement, self.clock, schema, patience, vault) for _ in range(LANES)]
         self._hints = Session(engine)
         self._hint = f"select pg_notify('{schema}', '')"
         self._queue: list[_Waiting] = []

@@ -17,10 +17,10 @@ class Archived:
 
     def __init__(self, session: Session, schema: str) -> None:
         self._session = session
-        # The last event of a stream that is archived is its StreamArchived: nothing can be appended after it.
+        # The first event that is left of a stream that is archived is its StreamArchived.
         self._events = f"""select e.data from "{schema}".archived_streams(%s, %s) a(stream)
             join lateral (select data, type from "{schema}".events where stream = a.stream
-                order by version desc limit 1) e on e.type = '{ARCHIVED}'"""
+                order by version limit 1) e on e.type = '{ARCHIVED}'"""
 
     async def among(self, positions: Sequence[int]) -> set[int]:
         """Those of ``positions`` whose events were removed rightly. Raises LogError."""

@@ -28,6 +28,10 @@ class ForkedLog(TreeFault):
     """The log is not the one whose heads were signed: events were changed, moved or cut off."""
 
 
+class NothingToSign(LogError):
+    """The log is empty."""
+
+
 class Signed(NamedTuple):
     """A signed head. ``new``: it was signed just now; otherwise the log has not grown since."""
 
@@ -92,7 +96,7 @@ class HeadKeeper:
     async def sign(self, mark: int) -> Signed:
         """Sign a head of the log up to the settled ``mark`` and publish it, waiting for others who do.
 
-        Raises ForkedLog, TreeFault, PublishingFailed, LogError; ValueError without a key.
+        Raises ForkedLog, NothingToSign, PublishingFailed, LogError; ValueError without a key.
         """
         if self._key is None:
             raise ValueError("there is no key to sign with")
@@ -103,7 +107,7 @@ class HeadKeeper:
         except TimeoutError:
             raise LogError(f"another process has been signing for {_TURN_PATIENCE:g} s") from None
         if turn.signed is None:
-            raise LogError("the log has no settled event yet: there is nothing to sign")
+            raise NothingToSign("the log has no settled event yet: there is nothing to sign")
         for failure in await self._publish():
             raise failure
         return turn.signed

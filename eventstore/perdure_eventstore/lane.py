@@ -1,7 +1,7 @@
 """One connection's share of group commit: a batch at a time, until its outcome is known."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -15,6 +15,12 @@ from perdure_eventstore.clock import Clock
 from perdure_eventstore.errors import AppendRefused, Conflict, LogError, LogUnavailable, Raced, domain_error
 from perdure_eventstore.events import Head
 from perdure_eventstore.session import Session
+from perdure_eventstore.vault.errors import VaultError
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
+
+T = TypeVar("T")
 
 Answer = Appended | list[Appended] | LogError
 """What an append is told; for several together, where each landed."""
@@ -35,9 +41,17 @@ class Lane:
     turns out to be there already, by its event ids, counts as appended.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: Statement, clock: Clock, schema: str, patience: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        statement: Statement,
+        clock: Clock,
+        schema: str,
+        patience: float,
+        vault: "Vault | None" = None,
+    ) -> None:
         """``patience`` is how many seconds a batch waits for a database that cannot be reached."""
-        self._session = Session(engine)
+        self._session, self._vault = Session(engine), vault
         self._bounded = 0
         self._statement, self._clock, self._patience = statement, clock, patience
         self._own = (
@@ -48,23 +62,36 @@ class Lane:
 
     async def commit(self, entries: Sequence[Entry]) -> list[Answer]:
         """Append in one statement; each entry's answer. A bad one alone suffers for itself."""
+        if self._vault is None:
+            return await self._commit(entries)
+        vault = self._vault
+        try:
+            sealed = await self._patiently(lambda: vault.seal(entries))
+        except LogError as error:
+            return [error] * len(entries)
+        committed = iter(await self._commit([each for each in sealed if not isinstance(each, VaultError)]))
+        return [_unsealed(each) if isinstance(each, VaultError) else next(committed) for each in sealed]
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        await self._session.close()
+
+    async def _commit(self, entries: Sequence[Entry]) -> list[Answer]:
+        if not entries:
+            return []
         batch = Batch(entries)
         if len({append.stream for append in batch.appends}) < len(batch.appends):
             # Two that want the same place in a stream would race each other in one statement, again and again.
-            return [answer for entry in entries for answer in await self.commit([entry])]
+            return [answer for entry in entries for answer in await self._commit([entry])]
         try:
             return _by_entry(batch, await self._send(batch))
         except AppendRefused as error:
             if len(entries) == 1:
                 return [error]
             # The statement does not say which of them is bad.
-            return [answer for entry in entries for answer in await self.commit([entry])]
+            return [answer for entry in entries for answer in await self._commit([entry])]
         except LogError as error:
             return [error] * len(entries)
-
-    async def close(self) -> None:
-        """Give the connection up."""
-        await self._session.close()
 
     async def _send(self, batch: Batch) -> list[Appended | LogError]:
         """Send until the outcome is known. Raises LogUnavailable when patience runs out, or what the log refused."""
@@ -80,6 +107,9 @@ class Lane:
                 unsure = True
                 raise
 
+        return await self._patiently(attempt)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             return await attempt()
         except (LogUnavailable, Raced):
@@ -134,6 +164,10 @@ class Lane:
                 mine = rows[: len(append.events)]
                 return Appended(Head(mine[-1][1], mine[-1][2]), [position for position, *_ in mine])
         return Conflict(append.stream, append.expected.version)
+
+
+def _unsealed(error: VaultError) -> AppendRefused:
+    return AppendRefused(f"it cannot be encrypted: {error}")
 
 
 def _by_entry(batch: Batch, answers: Sequence[Appended | LogError]) -> list[Answer]:

@@ -1,11 +1,15 @@
 """Reading: one stream in order, or the settled log in order."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.parts import IN_PART, Part
+from perdure_eventstore.vault.frame import refuse_frames
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 _COLUMNS = ", ".join(RecordedEvent._fields)
 
@@ -18,10 +22,14 @@ class Source(Protocol):
 
 
 class Reader:
-    """Reads events through one session. Large payloads lie apart, and are fetched unless ``payloads`` is False."""
+    """Reads events through one session. Large payloads lie apart, and are fetched unless ``payloads`` is False.
 
-    def __init__(self, session: Source, schema: str = "perdure") -> None:
-        self._session = session
+    They come decrypted through ``vault``. One whose key was destroyed is None; one that cannot be decrypted for another
+    reason, or without a vault, raises VaultError.
+    """
+
+    def __init__(self, session: Source, schema: str = "perdure", vault: "Vault | None" = None) -> None:
+        self._session, self._vault = session, vault
         select = f'select {_COLUMNS} from "{schema}".events'
         self._stream = f"{select} where stream = %s and version > %s order by version limit %s"
         self._head = f'select version, hash from "{schema}".events where stream = %s order by version desc limit 1'
@@ -80,7 +88,7 @@ class Reader:
             apart = [n for n, each in enumerate(events) if each.payload is None and each.payload_digest is not None]
             if apart:
                 await self._add_large(events, apart)
-        return events
+        return refuse_frames(events) if self._vault is None else await self._vault.open(events)
 
     async def _add_large(self, events: list[RecordedEvent], apart: Sequence[int]) -> None:
         """Put their payloads into those of ``events`` that stand at ``apart``; an erased one stays without."""

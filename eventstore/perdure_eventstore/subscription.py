@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from enum import Enum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from psycopg import AsyncConnection
@@ -38,6 +38,9 @@ from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 from perdure_eventstore.terms import Terms, start_position
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
 
 CHECKPOINT_EVERY = 10_000
 """Positions: where a subscription's events are rare, a restart looks through no more than that for nothing."""
@@ -71,8 +74,10 @@ class Subscription:
     ``run`` may be called several times at once, here and in other processes: each is one consumer.
     """
 
-    def __init__(self, engine: AsyncEngine, feed: Feed, terms: Terms, schema: str = "perdure") -> None:
-        self.terms = terms
+    def __init__(
+        self, engine: AsyncEngine, feed: Feed, terms: Terms, schema: str = "perdure", vault: "Vault | None" = None
+    ) -> None:
+        self.terms, self._vault = terms, vault
         self._engine, self._feed, self._schema = engine, feed, schema
         self._session = Session(engine)
         self._checkpoints = Checkpoints(terms.name, terms.types, schema)
@@ -205,7 +210,7 @@ class Subscription:
     async def _read(self, source: Transaction, part: Part, after: int, last: int) -> list[RecordedEvent]:
         if after >= last:
             return []
-        reader = Reader(source, self._schema)
+        reader = Reader(source, self._schema, self._vault)
         return await reader.span(after, last, types=self.terms.types, part=part, limit=self.terms.batch)
 
     async def _reached(self, source: Transaction, part: Part, position: int, mark: int) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import INT8RANGE, JSON
 
 metadata = MetaData(schema="perdure")
 
@@ -70,6 +70,40 @@ subscriptions = Table(
     Column("parts", SmallInteger, nullable=False, server_default=text("1")),
     CheckConstraint("part between 0 and parts - 1 and parts <= 64", name="subscriptions_part"),
     comment="How far each part of each durable subscription has read.",
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("stream", Uuid, primary_key=True),
+    Column("wrapped", LargeBinary),
+    Column("destroyed_at", DateTime(timezone=True)),
+    comment="The wrapped key of each stream whose payloads are encrypted; null once destroyed.",
+)
+
+keeper = Table(
+    "keeper",
+    metadata,
+    Column("xid", BigInteger, primary_key=True, autoincrement=False),
+    comment="The transaction in which the keeper is at work; seen empty by everybody else.",
+)
+
+archived = Table(
+    "archived",
+    metadata,
+    Column("stream", Uuid, primary_key=True),
+    Column("versions", Integer, nullable=False, comment="How many events; head is the hash of the last of them."),
+    Column("head", LargeBinary, nullable=False),
+    Column(
+        "positions",
+        INT8RANGE,
+        nullable=False,
+        comment="From its first event to its last one; other streams lie between.",
+    ),
+    Column("file", Text, nullable=False),
+    Column("archived_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Index("archived_positions", "positions", postgresql_using="gist"),
+    comment="Streams whose events were moved to a file; what is believed is the event that says so.",
 )
 
 identity = Table(

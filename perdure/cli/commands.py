@@ -14,6 +14,8 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 failed (the run, the check), 2 wrong use, 3 still open at the time-out, "
     "4 no database.",
 )
+keys = typer.Typer(help="The master keys of encrypted payloads.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 Exit = Coroutine[Any, Any, int]
 _HOW = "JSON, @FILE, or - for standard input."
@@ -25,6 +27,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beg
 Data = Annotated[str, typer.Option("--data", metavar="JSON", help=f"The event's payload: {_HOW}")]
 Key = Annotated[str | None, typer.Option("--key", help="Which run of the workflow it is for: one open run a key.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", help="How long to wait: seconds, or 90s, 15m, 2h.")]
+Archive = Annotated[str | None, typer.Option("--archive", metavar="FILE", help="Where an archived run's file is now.")]
 AllowUnknown = Annotated[
     bool, typer.Option("--allow-unknown-types", help="Take task types that no node has a handler for yet.")
 ]
@@ -172,19 +175,47 @@ def runs(
 
 
 @verb(app)
-def show(common: Common, run: RunName) -> Exit:
+def show(common: Common, run: RunName, archive: Archive = None) -> Exit:
     """Show a run: its tasks, its result."""
     from perdure.cli.show import show_run
 
-    return show_run(common, run)
+    return show_run(common, run, archive)
 
 
 @verb(app)
-def history(common: Common, run: RunName) -> Exit:
+def history(common: Common, run: RunName, archive: Archive = None) -> Exit:
     """Show every event of a run."""
     from perdure.cli.history import print_history
 
-    return print_history(common, run)
+    return print_history(common, run, archive)
+
+
+@verb(app)
+def erase(
+    common: Common,
+    run: RunName,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+    actor: Annotated[str, typer.Option("--actor", help="Who asked for it; it is recorded.")] = "",
+    archive: Archive = None,
+) -> Exit:
+    """Take what an ended run, or a published event, was given and gave out of the log, for ever."""
+    from perdure.cli.erase import erase_run
+
+    return erase_run(common, run, reason, actor, archive)
+
+
+@verb(app)
+def archive(
+    common: Common,
+    older_than: Annotated[str, typer.Option("--older-than", metavar="TIME", help="Since they ended: 90d, 12h.")],
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="Where the files go.")],
+    workflow: Annotated[str | None, typer.Option("--workflow", help="Runs of one workflow only.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+) -> Exit:
+    """Move ended runs, and published events that were routed, out of the log and into files."""
+    from perdure.cli.archive import archive_old
+
+    return archive_old(common, older_than, to, workflow, limit)
 
 
 @verb(app)
@@ -278,3 +309,23 @@ def migrate(
     from perdure.cli.migrate import migrate_database
 
     return migrate_database(common, grant)
+
+
+@verb(keys, "new")
+def keys_new(
+    common: Common,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where the key will be, for its owner alone.")],
+    add: Annotated[bool, typer.Option("--add", help="Put a newer key into a file that is there.")] = False,
+) -> int:
+    """Make a master key."""
+    from perdure.cli.keys import new_key
+
+    return new_key(common, file, add)
+
+
+@verb(keys, "rotate")
+def keys_rotate(common: Common) -> Exit:
+    """Wrap every run's key with the newest master key."""
+    from perdure.cli.keys import rotate_keys
+
+    return rotate_keys(common)

@@ -10,15 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from perdure.cli import exits
+from perdure.cli.archive import reader_of
 from perdure.cli.looking import looking
 from perdure.cli.output import emit, people, raw, utc
 from perdure.cli.place import find_app
 from perdure.cli.run_names import find_run, full_id
 from perdure.cli.verb import Common
 from perdure.cli.words import local, shortened
-from perdure.client import Client
 from perdure_engine.history import UnknownRun
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.read import Reader
 
 _STYLES = {
     "TaskCompleted": "green",
@@ -33,23 +34,24 @@ _STYLES = {
 }
 
 
-async def print_history(common: Common, name: str) -> int:
+async def print_history(common: Common, name: str, archive: str | None = None) -> int:
     """The verb. A whole id may also be that of a published event: it has a history too."""
     async with looking(find_app(common), views=full_id(name) is None) as client:
         run = await find_run(client, name)
+        reader = await reader_of(client, run, archive)
         if common.json:
-            await _emit_all(client, run)
+            await _emit_all(reader, run)
         else:
-            events = [event async for event in client.reader.stream(run)]
+            events = [event async for event in reader.stream(run)]
             if not events:
                 raise UnknownRun(run)
             people().print(history_table(events))
     return exits.DONE
 
 
-async def _emit_all(client: Client, run: UUID) -> None:
+async def _emit_all(reader: Reader, run: UUID) -> None:
     found = False
-    async for event in client.reader.stream(run):
+    async for event in reader.stream(run):
         emit(as_json(event))
         found = True
     if not found:
@@ -111,6 +113,8 @@ def _details(event: RecordedEvent, data: dict[str, Any], begun: datetime) -> Ite
         yield f"next attempt at {due:.1f} s"
     if event.payload is not None:
         yield _payload(event.payload)
+    elif event.payload_digest is not None:
+        yield "erased"
 
 
 def _payload(text: bytes) -> str:

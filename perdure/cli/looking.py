@@ -24,7 +24,7 @@ _POLL = 0.05
 @asynccontextmanager
 async def looking(app: App, *, views: bool = True) -> AsyncIterator[Client]:
     """A client of the application's database, the views caught up where they are wanted."""
-    async with connected(app.database_name, app.types, app.schema, app.settings.patience) as client:
+    async with connected(app.database_name, app.types, app.schema, app.settings) as client:
         if views:
             await catch_up(client.engine, app.schema)
         yield client

@@ -10,6 +10,7 @@ from perdure.cli import exits
 from perdure.embedded import EmbeddedPostgresError
 from perdure.errors import PerdureError, RunNotCompleted, StillOpen
 from perdure.settings import SettingsRefused
+from perdure_engine.erasure import ErasureRefused
 from perdure_engine.faults import DefinitionRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
@@ -17,14 +18,19 @@ from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
+from perdure_eventstore.head_keeper import NothingToSign
 from perdure_eventstore.heads import HeadRefused
 from perdure_eventstore.outlets import PublishingFailed
 from perdure_eventstore.signing import KeyRefused
 from perdure_eventstore.transfer.entry import TransferRefused
 from perdure_eventstore.tree import TreeFault
+from perdure_eventstore.vault.errors import VaultError
 from perdure_eventstore.verify import PlaceRefused
 
-_WRONG_USE = (SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused, PlaceRefused)
+_WRONG_USE = (
+    SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused, PlaceRefused, VaultError,
+    ErasureRefused,
+)  # fmt: skip
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 
 
@@ -57,7 +63,7 @@ def _of_perdure(error: BaseException) -> tuple[int, str] | None:
 
 
 def _of_database(error: BaseException) -> tuple[int, str] | None:
-    if isinstance(error, TreeFault | PublishingFailed | HeadRefused | TransferRefused):
+    if isinstance(error, TreeFault | NothingToSign | PublishingFailed | HeadRefused | TransferRefused):
         return exits.FAILED, str(error)
     if isinstance(error, _WRITE_REFUSED):
         return exits.FAILED, f"the database refused: {error}"

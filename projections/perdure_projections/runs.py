@@ -3,10 +3,11 @@
 from typing import get_args
 
 from perdure_engine.run import events as e
+from perdure_eventstore.keeper import ERASED
 from perdure_projections.projection import Projection, sql_names, type_names
 from perdure_projections.statement import fold, member, message
 
-TYPES = type_names(get_args(e.RunEvent))
+TYPES = (*type_names(get_args(e.RunEvent)), ERASED)
 ENDED = type_names(e.RUN_ENDED)
 
 # A part of the payload, but for events of version 1, where it stands among the engine's facts.
@@ -15,18 +16,20 @@ _KEY = f"""coalesce(started.data ->> 'key', {member("started", "key")} #>> '{{}}
 _END_STATUS = """case ended.type when 'RunCompleted' then 'completed' when 'RunFailed' then 'failed'
             when 'RunTimedOut' then 'timed_out' else 'cancelled' end"""
 
+_TASKS = """(select string_agg(task_id, ', ') || ' failed'
+                    from json_array_elements_text(ended.data -> 'tasks') task_id)"""
+
 # Its own error, or which of its tasks failed.
 _FAILURE = f"""coalesce(
-                (select {message("failed")} from events failed where failed.position = f.last),
-                (select string_agg(task_id, ', ') || ' failed'
-                    from json_array_elements_text(ended.data -> 'tasks') task_id))"""
+                (select {message("failed")} from events failed where failed.position = f.last), {_TASKS})"""
 
 # Of each run in the range: what is counted, and the events that say how it began and ended. Whether a run is new is
 # known without looking, since RunStarted is its first event: new rows are inserted, the others updated. So folding a
-# start twice is an error, not a wrong count.
+# start twice is an error, not a wrong count. An erasure takes the error's text from the view too.
 STATEMENT = f"""
 with folded as materialized (
-    select stream, count(*) as events, max(version) as version,
+    select stream, count(*) filter (where type <> '{ERASED}') as events,
+        max(version) filter (where type <> '{ERASED}') as version, bool_or(type = '{ERASED}') as erased,
         count(*) filter (where type = 'TaskScheduled' and data ->> 'attempt' = '1') as tasks,
         bool_or(type = 'RunStopping') as stopping,
         max(position) filter (where type = 'RunStarted') as first,
@@ -51,7 +54,13 @@ with folded as materialized (
 )
 update runs r set status = case when r.ended_at is null then coalesce(s.status, r.status) else r.status end,
     ended_at = coalesce(s.ended_at, r.ended_at), tasks = r.tasks + s.tasks, events = r.events + s.events,
-    version = s.version, error = coalesce(s.error, r.error)
+    version = coalesce(s.version, r.version),
+    key = case when s.erased then (select started.data ->> 'key' from events started
+        where started.stream = r.run and started.version = 1) else r.key end,
+    error = case when s.erased and s.last is null and r.status = 'failed'
+        then (select {_TASKS} from events ended where ended.stream = r.run and ended.type = 'RunFailed'
+            order by ended.version desc limit 1)
+        else coalesce(s.error, r.error) end
 from seen s where s.first is null and r.run = s.stream"""
 
 RUNS = Projection("runs", 1, TYPES, ("runs",), fold(STATEMENT))

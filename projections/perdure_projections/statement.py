@@ -29,6 +29,6 @@ def member(event: str, name: str) -> str:
 
 
 def message(event: str) -> str:
-    """SQL for the short text of the failure in the ``events`` row named ``event``; null if that was erased."""
+    """SQL for the short text of the failure in the ``events`` row named ``event``; null if erased, or encrypted."""
     return f"""(select left(coalesce(caught.error ->> 'message', caught.error #>> '{{}}'), 1000)
         from (select {member(event, "error")} as error) caught)"""

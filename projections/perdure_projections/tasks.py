@@ -1,6 +1,7 @@
 """The view ``tasks``: a row for every task that something has happened to."""
 
 from perdure_engine.run import events as e
+from perdure_eventstore.keeper import ERASED
 from perdure_projections.projection import Projection, sql_names, type_names
 from perdure_projections.statement import fold, message
 
@@ -17,18 +18,21 @@ TYPES = type_names(
     )
 )
 
+_TIMED_OUT = "'it took longer than '"
+
 _STATUS = """case last.type when 'TaskScheduled' then 'scheduled' when 'TaskStarted' then 'started'
             when 'TaskCompleted' then 'completed' when 'TaskInterrupted' then 'interrupted'
             when 'TaskSkipped' then 'skipped' when 'TaskCancelled' then 'cancelled'
             else case when last.data ->> 'retry_at' is null then 'failed' else 'retrying' end end"""
 
 _FAILURE = f"""(select case failure.type
-                when 'TaskTimedOut' then 'it took longer than ' || (failure.data ->> 'timeout')::float8 || ' s'
+                when 'TaskTimedOut' then {_TIMED_OUT} || (failure.data ->> 'timeout')::float8 || ' s'
                 else {message("failure")} end
             from events failure where failure.position = f.failed)"""
 
 # Of each task in the range: what is counted, its last event, its last start and its last failure. What the last event
-# says replaces the row's; counts are added; the rest gives way only to something newer.
+# says replaces the row's; counts are added; the rest gives way only to something newer. An erasure, which is of no
+# task, takes the errors' texts from the view too, but for a time-out's, which is no payload.
 STATEMENT = f"""
 with folded as materialized (
     select stream, data ->> 'task_id' as task_id, max((data ->> 'attempt')::integer) as attempt,
@@ -39,13 +43,20 @@ with folded as materialized (
         max(position) as last,
         max(position) filter (where type = 'TaskStarted') as begun,
         max(position) filter (where type in ('TaskFailed', 'TaskTimedOut')) as failed
-    from events where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
+    from events where position > %(first)s and position <= %(last)s and type in ({sql_names((*TYPES, ERASED))})
     group by stream, data ->> 'task_id'
 ), seen as (
     select f.*, {_STATUS} as status, begun.data ->> 'node' as node, last.recorded_at as last_at,
         (last.data ->> 'retry_at')::timestamptz as retry_at, last.data ->> 'reason' as reason,
         case when f.failed is not null then {_FAILURE} end as error
     from folded f join events last on last.position = f.last left join events begun on begun.position = f.begun
+    where f.task_id is not null
+), erased as materialized (
+    select stream from folded where task_id is null
+), cleared as (
+    update tasks t set error = null from erased e
+    where t.run = e.stream and not starts_with(t.error, {_TIMED_OUT})
+        and not exists (select from seen s where s.stream = t.run and s.task_id = t.task_id)
 )
 insert into tasks as t (run, task_id, status, attempt, failures, interruptions, scheduled_at, started_at,
     ended_at, retry_at, node, reason, error)
@@ -58,6 +69,7 @@ on conflict (run, task_id) do update set status = excluded.status, attempt = gre
     scheduled_at = greatest(t.scheduled_at, excluded.scheduled_at),
     started_at = greatest(t.started_at, excluded.started_at), ended_at = excluded.ended_at,
     retry_at = excluded.retry_at, node = coalesce(excluded.node, t.node), reason = excluded.reason,
-    error = case when excluded.failures > 0 then excluded.error else t.error end"""
+    error = case when excluded.failures > 0 then excluded.error
+        when starts_with(t.error, {_TIMED_OUT}) or excluded.run not in (select stream from erased) then t.error end"""
 
-TASKS = Projection("tasks", 1, TYPES, ("tasks",), fold(STATEMENT))
+TASKS = Projection("tasks", 1, (*TYPES, ERASED), ("tasks",), fold(STATEMENT))

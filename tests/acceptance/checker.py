@@ -15,6 +15,7 @@ from acceptance.run_checker import RunChecker, data_of, payload_of
 from psycopg.types.string import ByteaLoader
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
+from perdure_eventstore.keeper import KEEPING
 from perdure_eventstore.verify import check_event
 
 
@@ -84,6 +85,8 @@ def _runs(events: Sequence[RecordedEvent]) -> dict[UUID, RunChecker]:
     runs: dict[UUID, RunChecker] = {}
     for event in events:
         if event.type.startswith(("EventPublished", "StartRequested", "EventRouted", "Definition")):
+            continue
+        if event.type in KEEPING:
             continue
         runs.setdefault(event.stream, RunChecker(event.stream)).see(event)
     return runs

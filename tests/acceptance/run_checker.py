@@ -6,6 +6,7 @@ from uuid import UUID
 import orjson
 
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.vault.frame import is_frame
 
 END_OF_RUN = frozenset({"RunCompleted", "RunFailed", "RunTimedOut", "RunCancelled"})
 END_OF_ATTEMPT = frozenset({"TaskCompleted", "TaskFailed", "TaskTimedOut", "TaskInterrupted", "TaskCancelled"})
@@ -19,8 +20,9 @@ def data_of(event: RecordedEvent) -> dict[str, Any]:
 
 
 def payload_of(event: RecordedEvent) -> dict[str, Any]:
-    """What users gave or got, by name."""
-    found: dict[str, Any] = {} if event.payload is None else orjson.loads(event.payload)
+    """What users gave or got, by name; nothing where it was erased or is encrypted."""
+    unknown = event.payload is None or is_frame(event.payload)
+    found: dict[str, Any] = {} if unknown else orjson.loads(event.payload or b"")
     return found
 
 

@@ -305,3 +305,90 @@ def test_help_does_not_load_a_database_driver(tmp_path: Path) -> None:
     code = "import sys; from perdure.cli import status_of; status_of(['--help']); sys.exit('sqlalchemy' in sys.modules)"
     done = subprocess.run([PERDURE[0], "-c", code], cwd=tmp_path, env=environment(), capture_output=True)
     assert done.returncode == 0
+
+
+def test_heads_are_signed_published_and_checked(tmp_path: Path, database_url: str) -> None:
+    def call(*arguments: str, **settings: str) -> Answer:
+        return perdure(tmp_path, *arguments, "--json", PERDURE_DATABASE_URL=database_url, **settings)
+
+    assert "PERDURE_HEADS_KEY=FILE names it" in call("sign").err
+    made = call("keygen", "key").lines[0]
+    assert made == {"private": "key", "public": "key.pub"}
+    again = call("keygen", "key")
+    assert again.status == 2 and "key is there already: a key is never overwritten" in again.err
+    signing = {"PERDURE_HEADS_KEY": "key", "PERDURE_HEADS_FILE": "heads", "PERDURE_HEADS_COMMAND": "cat >> sent"}
+    nothing = call("sign", **signing)
+    assert nothing.status == 1 and "the log has no settled event yet" in nothing.err
+    call("publish", "first")
+    head = call("sign", **signing).lines[0]
+    assert (head["size"], head["new"]) == (1, True)
+    assert (tmp_path / "heads").read_text() == (tmp_path / "sent").read_text() == head["note"]
+    assert call("sign", **signing).lines[0] == head | {"new": False}
+    assert head["verifier_key"].startswith(f"{head['origin']}+")
+    call("publish", "second")
+
+    checked = call("verify", "--heads", "heads", "--public-key", "key.pub")
+    assert (checked.status, checked.lines[0]["heads"]) == (0, 2)
+    call("keygen", "other")
+    unknown = call("verify", "--heads", "heads", "--public-key", "other.pub")
+    assert unknown.status == 1 and "is not signed with the key given" in unknown.err
+    for arguments, sentence in {
+        ("--heads", "missing"): "the heads in missing cannot be read: No such file",
+        ("--heads", "key"): "key holds no signed head",
+        ("--public-key", "heads"): "heads holds no public key that can be read",
+        ("0" * 32, "--heads", "heads"): "a single run has no heads",
+    }.items():
+        refused = call("verify", *arguments)
+        assert refused.status == 2 and sentence in refused.err, refused.err
+
+    with psycopg.connect(database_url) as connection:
+        for table in ("events", "heads"):
+            connection.execute(SQL("alter table perdure.{} disable trigger all").format(Identifier(table)))
+        connection.execute("delete from perdure.heads")
+        connection.execute("delete from perdure.events")
+    assert call("verify").status == 0
+    cut = call("verify", PERDURE_HEADS_FILE="heads")
+    assert cut.status == 1
+    assert re.search(
+        r"the log was changed: the head of 1 events signed at .* UTC \(heads\) has 1 events more than the log", cut.err
+    )
+    call("publish", "third")
+    forked = call("sign", **signing)
+    assert forked.status == 1
+    assert "the log does not begin with the 1 events of the head signed at" in forked.err
+
+
+def test_a_node_signs_by_itself_and_a_key_that_is_missing_stops_it(tmp_path: Path, database_url: str) -> None:
+    signing = {"PERDURE_HEADS_KEY": "key", "PERDURE_HEADS_FILE": "heads", "PERDURE_HEADS_EVERY": "0.1"}
+    refused = perdure(tmp_path, "up", "--database", database_url, **signing)
+    assert refused.status == 2
+    assert "the key key cannot be read: No such file" in refused.err
+    perdure(tmp_path, "keygen", "key")
+    with started(tmp_path, "up", "--json", "--database", database_url, **signing) as node:
+        assert node.stdout is not None
+        node.stdout.readline()
+        perdure(tmp_path, "publish", "stray", "--json", "--database", database_url)
+        while not (tmp_path / "heads").exists() or "position 2" not in (tmp_path / "heads").read_text():
+            assert node.poll() is None
+        node.send_signal(signal.SIGINT)
+        _, errors = node.communicate(timeout=20)
+    assert node.returncode == 0, errors
+    checked = perdure(
+        tmp_path, "verify", "--json", "--heads", "heads", "--public-key", "key.pub", "--database", database_url
+    )
+    assert checked.status == 0 and checked.lines[0]["heads"] >= 2
+
+
+def test_one_run_can_be_verified(tmp_path: Path, database_url: str) -> None:
+    database = ("--database", database_url, "--json")
+    perdure(tmp_path, "register", str(EXAMPLE), *database)
+    run = perdure(tmp_path, "start", "user_registration", "--input", DATA, *database).lines[0]["run_id"]
+    checked = perdure(tmp_path, "verify", run[:8], *database).lines[0]
+    assert (checked["streams"], checked["fault"]) == (1, None)
+    assert perdure(tmp_path, "verify", str(uuid4()), *database).status == 2
+    with psycopg.connect(database_url) as connection:
+        connection.execute("alter table perdure.events disable trigger events_are_final")
+        connection.execute("update perdure.events set hash = sha256(hash) where stream = %s and version = 1", (run,))
+    answer = perdure(tmp_path, "verify", run, *database)
+    assert answer.status == 1
+    assert f"stream {run}, version 1): its hash does not match" in answer.err

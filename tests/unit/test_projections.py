@@ -7,12 +7,13 @@ from uuid import UUID
 import pytest
 
 from perdure_engine.run import events as e
+from perdure_eventstore.keeper import ERASED
 from perdure_projections import runs, tables, tasks
 from perdure_projections.builtin import BUILTIN
 from perdure_projections.projection import sql_names
 from perdure_projections.queries import ProjectionRow, RunRow, TaskRow, uuid_range
 
-EVENT_TYPES = {kind.__name__ for kind in get_args(e.RunEvent)}
+EVENT_TYPES = {kind.__name__ for kind in get_args(e.RunEvent)} | {ERASED}
 
 
 @pytest.mark.parametrize("statement", [runs.STATEMENT, tasks.STATEMENT])
@@ -24,6 +25,7 @@ def test_every_event_type_in_a_fold_exists(statement: str) -> None:
 
 def test_every_event_of_a_task_is_folded() -> None:
     assert {name for name in EVENT_TYPES if name.startswith("Task")} == set(tasks.TYPES)
+    assert {*tasks.TYPES, ERASED} == set(tasks.TASKS.types)
 
 
 def test_names_and_tables_of_the_built_in_projections_are_their_own() -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from event_samples import CODECS, EXAMPLES, Sample, meaning, read_samples, sample_of, shape
 
-from perdure_engine.event_manager import Event
+from perdure_engine.interest import Event
 from perdure_engine.upcasting import UPCASTS, NewerEvent, UnreadableEvent
 from perdure_eventstore.door import NULL
 
