@@ -10,7 +10,7 @@ create function perdure.import_batch(
     streams uuid[], versions integer[], ids uuid[], types text[], schema_versions smallint[],
     recorded timestamptz[], data text[], metadata text[], payloads bytea[], salts bytea[], digests bytea[],
     hashes bytea[], out positions bigint[]
-) language plpgsql as $$
+) language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
     large constant integer := 8192;

@@ -55,7 +55,7 @@ def check_file(common: Common, name: str, public_keys: Sequence[str], others: Se
     people().print(
         f"[green]the bundle is whole:[/] {checked.events} events of run {checked.run}, each of them in the log "
         f"{checked.origin} of {checked.size} events"
-        + (f"; the payloads of {checked.erased} were erased" if checked.erased else ""),
+        + (f"; of {checked.erased} the payload is not in it: it was erased, or left out" if checked.erased else ""),
         soft_wrap=True,
     )  # fmt: skip
     _say_signer(checked)

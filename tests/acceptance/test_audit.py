@@ -119,7 +119,6 @@ def test_what_is_wrong_is_said_in_one_sentence(folder: Path, subtests: pytest.Su
         (("import", "other.json", "--database", "embedded:new"), 1, "line 1: no export of Perdure's"),
         (("import", "nowhere.jsonl"), 2, "nowhere.jsonl cannot be read: No such file"),
         (("verify", "--bundle", "other.json"), 1, "line 1: no bundle of Perdure's"),
-        (("verify", "--public-key", "x"), 2, "--public-key goes with --bundle"),
         (("export",), 2, "say what to export"),
         (("export", "last", "--all"), 2, "either RUN… or --all"),
         (("export", "last", "--format", "xml"), 2, "--format takes jsonl or cloudevents"),

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from logs import new_stream, opened, running, tamper
+from logs import new_stream, opened, rows, running, tamper
 from sqlalchemy.ext.asyncio import AsyncEngine
 from transfers import another_log, url_of
 
@@ -187,6 +187,24 @@ async def test_a_bundle_changed_anywhere_is_refused(
             change(lines)
             with pytest.raises(TransferRefused):
                 check(sealed(lines), KEY if trusting else None)
+
+
+async def test_a_chain_that_is_broken_in_the_log_itself_is_seen(engine: AsyncEngine, database_url: str) -> None:
+    """Somebody altered an event and hashed it anew before the head was signed, and names the old one as the next's."""
+    ((old,),) = rows(database_url, f"select hash from perdure.events where stream = '{RUN}' and version = 2")
+    tamper(
+        database_url,
+        f"""update perdure.events e set type = 'Other', hash = perdure.event_hash_v1(
+            (select hash from perdure.events where stream = '{RUN}' and version = 1), stream, version, id, 'Other',
+            schema_version, recorded_at, data::text, metadata::text, payload_digest)
+            where stream = '{RUN}' and version = 2""",
+    )
+    lines = parsed((await bundled(engine))[0])
+    with pytest.raises(TransferRefused, match="line 4: its hash does not match"):
+        check(sealed(lines))
+    lines[3].update(previous=old.hex())
+    with pytest.raises(TransferRefused, match="line 4: it does not follow the event before it"):
+        check(sealed(lines))
 
 
 async def test_a_bundle_that_was_cut_or_whose_bytes_changed_is_refused(engine: AsyncEngine) -> None:

@@ -22,7 +22,7 @@ from perdure_eventstore.verify import verify
 
 pytestmark = pytest.mark.every_postgres
 
-SIMPLE = workflow("simple", task("only", "begun"))
+SIMPLE = workflow("simple", task("only", "begun"), deadline="1d")
 RETRIED = workflow(
     "retried", task("shaky", "tried", type="shaky", retry={"attempts": 5, "initial": 1.5, "jitter": 0}),
     task("after", "shaky.completed"),

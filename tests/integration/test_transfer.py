@@ -40,7 +40,8 @@ async def source(database_url: str) -> AsyncIterator[AsyncEngine]:
             for payload in PAYLOADS:
                 for stream in heads:
                     one = NewEvent("Happened", b'{ "n": 1.10 }', payload, b'{"node":\n1}', id=uuid4())
-                    heads[stream] = (await appender.append(Append(stream, heads[stream], [one, event()]))).head
+                    other = event("PayloadsErased" if stream == THIRD and payload is None else "Happened")
+                    heads[stream] = (await appender.append(Append(stream, heads[stream], [one, other]))).head
         tamper(
             database_url,
             f"update perdure.events set payload = null, payload_salt = null where stream = '{THIRD}' and version = 1",

@@ -20,7 +20,7 @@ class CheckedBundle(NamedTuple):
     run: UUID
     events: int
     erased: int
-    """Events whose payload was erased; what they were is still proven."""
+    """Events whose payload is not in it, erased or left out; that they are in the log is proven all the same."""
     origin: str
     size: int
     root: bytes
