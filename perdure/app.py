@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from perdure import database
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
-from perdure.encryption import opened_vault, refuse_without_key
+from perdure.encryption import opened_vault, refuse_in_the_clear, refuse_without_key
 from perdure.errors import NotConnected
 from perdure.listening import Listening, Work
 from perdure.retention import archive
@@ -211,6 +211,7 @@ class App(Listening):
         fact = EventPublished(name=event, key=key, run=run, payload=as_json(payload))
         if connection is None:
             return await self.client.publish(fact, event_id)
+        refuse_in_the_clear(self.settings.encryption)
         check_event(fact, event_id)
         stream = event_id or new_id()
         await execute_async(connection, publish_call(fact, stream), self.schema)
@@ -236,6 +237,7 @@ class App(Listening):
         given = as_json({} if input is None else input)
         if connection is None:
             return await self.client.start(workflow_id, given, event, key, run_id)
+        refuse_in_the_clear(self.settings.encryption)
         run, call = await self.client.stage_start(workflow_id, given, event, key, run_id)
         if call is not None:
             await execute_async(connection, call, self.schema)

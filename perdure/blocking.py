@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from perdure.client import Client, Run, as_id, as_json, check_event, check_reason
 from perdure.connected import connected
+from perdure.encryption import refuse_in_the_clear
 from perdure.within import Within, execute
 from perdure_engine.facts import EventPublished, EventRouted
 from perdure_engine.identity import new_id
@@ -89,6 +90,7 @@ class BlockingClient:
         if connection is None:
             published = self._ask(lambda client: client.publish(fact, event_id))
             return BlockingPublished(self, published.event_id, published.position)
+        refuse_in_the_clear(self._app.settings.encryption)
         check_event(fact, event_id)
         stream = event_id or new_id()
         execute(connection, publish_call(fact, stream), self._app.schema)
@@ -109,6 +111,7 @@ class BlockingClient:
         if connection is None:
             run = self._ask(lambda client: client.start(workflow_id, given, event, key, run_id))
             return BlockingRun(self, run.run_id)
+        refuse_in_the_clear(self._app.settings.encryption)
         run, starting = self._ask(lambda client: client.stage_start(workflow_id, given, event, key, run_id))
         if starting is not None:
             execute(connection, starting, self._app.schema)

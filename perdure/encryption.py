@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from perdure.errors import WrongConnection
 from perdure_eventstore.database import open_engine
 from perdure_eventstore.session import Session
 from perdure_eventstore.vault.errors import VaultError
@@ -39,6 +40,15 @@ class EncryptionSettings(BaseModel):
         if self.master_key is None and "store" in self.model_fields_set:
             raise ValueError("a key store without a master key: set PERDURE_ENCRYPTION_MASTER_KEY too")
         return self
+
+
+def refuse_in_the_clear(settings: EncryptionSettings) -> None:
+    """Raise WrongConnection for what would be staged on a caller's connection, where payloads are encrypted."""
+    if settings.master_key is not None:
+        raise WrongConnection(
+            "payloads are encrypted here, and SQL has no key: what is published or started on your own connection "
+            "would lie in the log in the clear; leave connection= out"
+        )
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+from perdure_eventstore.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
@@ -216,7 +217,8 @@ class Router:
         try:
             await match
         except Exception as error:
-            if isinstance(error, LogError) and not isinstance(error, AppendRefused):
+            # Who has no key yet may be given one: what was recorded of the event would stay.
+            if isinstance(error, VaultError) or (isinstance(error, LogError) and not isinstance(error, AppendRefused)):
                 raise
             log.exception("an event could not be matched", stream=str(arrival.recorded.stream))
             arrival.ignore(workflow_id, f"it could not be matched: {error}")

@@ -39,6 +39,7 @@ from perdure_eventstore.errors import Conflict, FenceLost, LogError, LogUnavaila
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+from perdure_eventstore.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
@@ -318,6 +319,9 @@ class Tenure:
                 (await self.holder.get(letter.run)).tell(command, letter.id)
         except LogError:
             raise
+        except VaultError as error:
+            log.error("an inbox row waits for a key", run=str(letter.run), row=letter.id, reason=str(error))
+            self.inbox.postpone(letter)
         except Exception:
             # One row that cannot be read shall not hold up the others.
             log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)

@@ -69,6 +69,8 @@ class Lane:
             sealed = await self._patiently(lambda: vault.seal(entries))
         except LogError as error:
             return [error] * len(entries)
+        except VaultError as error:
+            return [_unsealed(error)] * len(entries)
         committed = iter(await self._commit([each for each in sealed if not isinstance(each, VaultError)]))
         return [_unsealed(each) if isinstance(each, VaultError) else next(committed) for each in sealed]
 

@@ -22,7 +22,7 @@ class Source(Protocol):
 
 
 class Reader:
-    """Reads events through one session. Large payloads lie apart, and are fetched unless ``payloads`` is False.
+    """Reads events through one session. Unless ``payloads`` is False, large ones are fetched, and all decrypted.
 
     They come decrypted through ``vault``. One whose key was destroyed is None; one that cannot be decrypted for another
     reason, or without a vault, raises VaultError.
@@ -84,10 +84,11 @@ class Reader:
 
     async def _fetch(self, statement: str, parameters: Sequence[Any], payloads: bool) -> list[RecordedEvent]:
         events = [*map(RecordedEvent._make, await self._session.fetch(statement, parameters))]
-        if payloads:
-            apart = [n for n, each in enumerate(events) if each.payload is None and each.payload_digest is not None]
-            if apart:
-                await self._add_large(events, apart)
+        if not payloads:
+            return events
+        apart = [n for n, each in enumerate(events) if each.payload is None and each.payload_digest is not None]
+        if apart:
+            await self._add_large(events, apart)
         return refuse_frames(events) if self._vault is None else await self._vault.open(events)
 
     async def _add_large(self, events: list[RecordedEvent], apart: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from acceptance.checker import assert_kept
 from applications import ONCE, SOON, new_app, story, task, until, workflow
@@ -12,10 +13,11 @@ from command_line import perdure as command
 from dumps import found_in
 from logs import execute, new_stream, opened, read_stream, rows, running
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import perdure
 from perdure.encryption import EncryptionSettings
+from perdure.errors import WrongConnection
 from perdure_eventstore.append import Append
 from perdure_eventstore.errors import AppendRefused
 from perdure_eventstore.events import NO_STREAM, NewEvent
@@ -335,3 +337,46 @@ async def test_snapshots_and_keys_are_encrypted_too(database_url: str, master: P
         await until(lambda: not rows(database_url, behind))
     assert found_in(database_url, MARK) == []
     assert rows(database_url, "select key from perdure.runs") == [(None,)]
+
+
+def vault_of(master: Path, engine: AsyncEngine) -> Vault:
+    return Vault(MasterKeys(master), PostgresKeyStore(engine, "perdure"))
+
+
+async def test_what_would_be_staged_in_the_clear_is_refused(database_url: str, master: Path) -> None:
+    app = private_app(database_url, EncryptionSettings(master_key=master))
+    async with app, app.database.begin() as connection:
+        for asking in (app.publish("arrived", MARK, connection=connection), app.start("any", connection=connection)):
+            with pytest.raises(WrongConnection, match="would lie in the log in the clear; leave connection= out"):
+                await asking
+    with psycopg.connect(database_url) as own, app.blocking() as client:
+        with pytest.raises(WrongConnection, match="in the clear"):
+            client.publish("arrived", MARK, connection=own)
+        with pytest.raises(WrongConnection, match="in the clear"):
+            client.start("any", connection=own)
+    assert rows(database_url, "select count(*) from perdure.events where type = 'EventPublished'") == [(0,)]
+
+
+async def test_payloads_that_are_not_asked_for_need_no_key(database_url: str, master: Path) -> None:
+    async with opened(database_url) as engine, running(engine, vault=vault_of(master, engine)) as appender:
+        one = new_stream(2, payload=b'{"a": 1}')
+        await appender.append(one)
+        session = Session(engine)
+        found = [each async for each in Reader(session).stream(one.stream, payloads=False)]
+        await session.close()
+    assert [each.version for each in found] == [1, 2]
+
+
+async def test_of_several_together_one_that_cannot_be_encrypted_is_the_end_of_all(
+    database_url: str, master: Path
+) -> None:
+    async with opened(database_url) as engine:
+        vault = vault_of(master, engine)
+        async with running(engine, vault=vault) as appender:
+            whole = [new_stream(payload=b"1"), new_stream(payload=b"2")]
+            assert len(await appender.append_together(whole)) == 2
+            mate, late = new_stream(payload=b"3"), new_stream(payload=b"4")
+            await vault.destroy([late.stream])
+            with pytest.raises(AppendRefused, match="it cannot be encrypted"):
+                await appender.append_together([mate, late])
+        assert await read_stream(engine, mate.stream) == []
