@@ -6,11 +6,17 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import domain_error
+
+_LAST_STATEMENT = 10.0
+"""Seconds."""
+
+log = structlog.get_logger(__name__)
 
 
 class Session:
@@ -49,6 +55,20 @@ class Session:
             raise domain_error(error) from error
 
     async def close(self) -> None:
-        """Give the connection up; the next use opens another."""
-        self._connection = None
-        await self._closing.aclose()
+        """Give the connection up, once another task's statement under way has ended; the next use opens another."""
+        connection, self._connection = self._connection, None
+        closing = self._closing.pop_all()
+        if connection is None or connection.closed:
+            await closing.aclose()
+            return
+        try:
+            async with asyncio.timeout(_LAST_STATEMENT):
+                await connection.lock.acquire()
+        except TimeoutError:
+            # psycopg, closed under a statement, takes the whole process with it: better one connection too many.
+            log.warning("a connection was left open: its last statement did not end", seconds=_LAST_STATEMENT)
+            return
+        try:
+            await closing.aclose()
+        finally:
+            connection.lock.release()

@@ -76,6 +76,7 @@ class Subscription:
         self._engine, self._feed, self._schema = engine, feed, schema
         self._session = Session(engine)
         self._checkpoints = Checkpoints(terms.name, terms.types, schema)
+        self._consumers = 0
         self._known: dict[int, _Known] = {}
         self._retries: dict[int, _Retry] = {}
         self._idle = f"set local idle_in_transaction_session_timeout = {max(1, round(terms.idle * 1000))}"
@@ -85,6 +86,7 @@ class Subscription:
 
         Raises SubscriptionRefused, and other LogErrors than LogUnavailable, which it rides out.
         """
+        self._consumers += 1
         try:
             mark = await self._feed.beyond(-1)
             while True:
@@ -93,7 +95,9 @@ class Subscription:
                 await self._pause(round_, mark, began)
                 mark = self._feed.mark
         finally:
-            await self._session.close()
+            self._consumers -= 1
+            if not self._consumers:
+                await self._session.close()
 
     async def run_once(self, consume: Consume, mark: int) -> Round:
         """Consume at most one batch, up to the settled ``mark``. Raises LogError."""

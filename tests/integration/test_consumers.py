@@ -10,7 +10,7 @@ from unittest.mock import patch
 import anyio
 import pytest
 import structlog
-from consuming import Entry, book, consuming, faults, feeding, ledger, make_ledger, positions, recorded, write
+from consuming import Entry, beside, book, consuming, faults, feeding, ledger, make_ledger, positions, recorded, write
 from logs import execute, new_stream, opened, rows, running, superuser, until
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -142,6 +142,20 @@ async def test_consumers_work_at_once_and_each_event_is_consumed_once_in_the_ord
         await asyncio.gather(*(write(appender, Random(seed + n), 100) for n in range(8)))
         found = await consumed(database_url, 900)
     assert faults(found, recorded(database_url)) == []
+
+
+async def test_those_who_stop_leave_the_others_their_connection(
+    engine: AsyncEngine, appender: Appender, database_url: str
+) -> None:
+    async with feeding(engine) as feed:
+        subscription = Subscription(engine, feed, Terms(name=NAME, parts=8, batch=2, start="beginning"))
+        async with beside(subscription.run(book)):
+            for _ in range(10):
+                async with beside(subscription.run(book)), beside(subscription.run(book)):
+                    await fill(appender, 10)
+                    await asyncio.sleep(0.02)
+            assert faults(await consumed(database_url, 100), recorded(database_url)) == []
+    assert rows(database_url, TAKERS) == []
 
 
 async def test_one_who_is_slow_holds_up_its_own_part_alone(

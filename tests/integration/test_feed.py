@@ -37,9 +37,14 @@ async def at_work(engine: AsyncEngine, interval: float) -> AsyncIterator[Feed]:
     """A feed that has looked once and now waits."""
     feed = Feed(engine, interval=interval)
     async with anyio.create_task_group() as group:
+        heard = asyncio.Event()
+        feed.listeners.append(heard.set)
         group.start_soon(feed.run)
         # Listening, it hints to itself once; after that it is quiet.
+        await heard.wait()
+        await feed.beyond(-1)
         await asyncio.sleep(0.1)
+        feed.listeners.remove(heard.set)
         yield feed
         group.cancel_scope.cancel()
 
