@@ -9,7 +9,6 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import ByteaBinaryLoader
 
 from perdure_eventstore.errors import LogError, domain_error
-from perdure_eventstore.parts import IN_PART
 from perdure_eventstore.read import Source
 
 STRIDE = 100_000
@@ -66,7 +65,7 @@ class Checkpoints:
 
     def __init__(self, name: str, types: Sequence[str] | None, schema: str = "perdure") -> None:
         self._name = name
-        self._types = [] if types is None else [list(types)]
+        self._types = None if types is None else list(types)
         table = f'"{schema}".subscriptions'
         # Of several who begin at once, the one whose first part it is makes the others too.
         self._begin = f"""with first as (
@@ -74,12 +73,8 @@ class Checkpoints:
                 returning name, parts, position)
             insert into {table} (name, part, parts, position)
             select name, part, parts, position from first, generate_series(1, parts - 1) part"""
-        of_types = "" if types is None else "and e.type = any(%s)"
-        self._look = f"""select s.part, s.parts, s.position, span.last, (
-                select e.position from "{schema}".events e
-                where e.position > span.first and e.position <= span.last {of_types}
-                    and (s.parts = 1 or {IN_PART.format(parts="s.parts", part="s.part")})
-                order by e.position limit 1)
+        self._look = f"""select s.part, s.parts, s.position, span.last,
+                "{schema}".next_event(span.first, span.last, %s::text[], s.parts, s.part)
             from {table} s left join unnest(%s::smallint[], %s::bigint[]) known(part, position) on known.part = s.part
             cross join lateral (select greatest(s.position, known.position) as first,
                 least(%s, greatest(s.position, known.position) + {STRIDE}) as last) span
@@ -110,7 +105,7 @@ class Checkpoints:
         ``known`` are positions up to which parts are known to hold nothing more.
         """
         passed = (list(known), list(known.values()))
-        rows = await source.fetch(self._look, (*self._types, *passed, mark, self._name))
+        rows = await source.fetch(self._look, (self._types, *passed, mark, self._name))
         return [Place(*row) for row in rows]
 
     async def take(self, source: Source, parts: int, numbers: Sequence[int]) -> Taken | None:

@@ -13,3 +13,15 @@ comment on column perdure.subscriptions.part is 'Of the streams whose id''s last
 -- A checkpoint moves with every batch: it changes in place, and its dead rows go soon.
 alter table perdure.subscriptions set (
     fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- The first event of a part in a span of the log, of these types (null: all). In order of position, and no further than
+-- need be: the settings keep a planner that knows nothing of a young table from sorting the whole span for one row.
+create function perdure.next_event(after bigint, last bigint, types text[], parts smallint, part smallint) returns bigint
+language plpgsql stable set enable_bitmapscan = off set enable_seqscan = off set enable_sort = off as $$
+begin
+    return (
+        select e.position from perdure.events e
+        where e.position > after and e.position <= last and (types is null or e.type = any (types))
+            and (parts = 1 or mod(get_byte(uuid_send(e.stream), 15), parts) = part)
+        order by e.position limit 1);
+end $$;
