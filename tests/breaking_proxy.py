@@ -51,11 +51,12 @@ class BreakingProxy:
         self._tasks.add(task)
         async with AsyncExitStack() as ends:
             ends.callback(self._tasks.discard, task)
-            ends.push_async_callback(_end, writer)
+            ends.push_async_callback(_closed, writer)
+            ends.callback(writer.close)
             # One end is gone, never was there, or was cut, and the other goes with it.
             with suppress(OSError, asyncio.CancelledError):
                 server_reader, server_writer = await self._connect()
-                ends.push_async_callback(_end, server_writer)
+                ends.callback(server_writer.close)
                 answers = asyncio.create_task(self._forward(server_reader, writer))
                 ends.callback(answers.cancel)
                 await self._pass_on(reader, server_writer, writer)
@@ -113,8 +114,7 @@ class BreakingProxy:
         writer.close()
 
 
-async def _end(writer: asyncio.StreamWriter) -> None:
-    writer.close()
+async def _closed(writer: asyncio.StreamWriter) -> None:
     with suppress(OSError, asyncio.CancelledError):
         await writer.wait_closed()
 

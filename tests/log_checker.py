@@ -4,7 +4,7 @@ It is given what the log holds at the end, what every writer sent and was told, 
 It knows nothing of how the log works, only what may never be. Every finding is a sentence.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import inf
@@ -25,7 +25,8 @@ class Fact(NamedTuple):
 class Told(NamedTuple):
     """An append, and what its writer was told: where it is, that it was refused, or (killed, cut off) nothing sure.
 
-    ``sent`` and ``heard`` are moments on a clock that all writers share.
+    ``sent`` and ``heard`` are moments on a clock that all writers share. Appends with the same word in ``together`` are
+    recorded all or none.
     """
 
     stream: str
@@ -35,6 +36,7 @@ class Told(NamedTuple):
     positions: Sequence[int] = ()
     sent: float = -inf
     heard: float = inf
+    together: str = ""
 
     def __str__(self) -> str:
         return f"the append to stream {self.stream} after version {self.expected} ({self.outcome})"
@@ -76,6 +78,7 @@ def told_findings(log: Sequence[Fact], told: Sequence[Told]) -> Iterator[str]:
             yield f"{one} is there, at position {there[0].position}"
         else:
             yield from _place_findings(one, there)
+    yield from _company_findings(facts, told)
     written = {id_ for one in told for id_ in one.ids}
     for fact in log:
         if fact.id not in written:
@@ -90,6 +93,16 @@ def _place_findings(one: Told, there: Sequence[Fact]) -> Iterator[str]:
     positions = [fact.position for fact in there]
     if one.outcome == "acknowledged" and positions != list(one.positions):
         yield f"{one} was told positions {list(one.positions)} and is at {positions}"
+
+
+def _company_findings(facts: Mapping[str, Fact], told: Sequence[Told]) -> Iterator[str]:
+    companies = defaultdict(list)
+    for one in told:
+        if one.together:
+            companies[one.together].append(any(id_ in facts for id_ in one.ids))
+    for name, there in companies.items():
+        if any(there) and not all(there):
+            yield f"of the appends sent together as {name}, {sum(there)} of {len(there)} are there"
 
 
 def turn_findings(log: Sequence[Fact], told: Sequence[Told]) -> Iterator[str]:

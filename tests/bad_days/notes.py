@@ -1,7 +1,7 @@
 """What a process knows, a line each, in a file that outlives its kill -9."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -35,12 +35,17 @@ class WriterNotes(Notes):
         super().__init__(file)
         self._sent = 0
 
-    def sent(self, append: Append) -> int:
-        """Note it before it goes out, and return its number."""
+    def sent(self, append: Append, group: int = 0) -> int:
+        """Note it before it goes out, and return its number. Those of one ``group`` are recorded all or none."""
         self._sent += 1
         ids = [name_of(event.data) for event in append.events]
-        self.write(["sent", self._sent, monotonic(), str(append.stream), append.expected.version, ids])
+        self.write(["sent", self._sent, monotonic(), str(append.stream), append.expected.version, ids, group])
         return self._sent
+
+    def sent_together(self, appends: Sequence[Append]) -> list[int]:
+        """Note appends that are recorded all or none, and return their numbers."""
+        group = self._sent + 1
+        return [self.sent(append, group) for append in appends]
 
     def told(self, number: int, outcome: Outcome, where: Appended | None = None) -> None:
         """Note what became of it; ``where`` for what is acknowledged."""
@@ -83,8 +88,9 @@ def told_by(file: Path) -> list[Told]:
     sent: dict[int, Told] = {}
     for kind, number, moment, *what in lines(file):
         if kind == "sent":
-            stream, expected, ids = what
-            sent[number] = Told(stream, expected, ids, "unknown", sent=moment)
+            stream, expected, ids, group = what
+            together = f"{file.stem} {group}" if group else ""
+            sent[number] = Told(stream, expected, ids, "unknown", sent=moment, together=together)
         else:
             outcome, positions = what
             sent[number] = sent[number]._replace(outcome=outcome, positions=positions, heard=moment)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from pathlib import Path
 from random import Random
 from time import monotonic, sleep
@@ -18,6 +19,8 @@ from perdure_eventstore.errors import Conflict
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+
+ENOUGH = 10
 
 
 async def run(url: str, notes: str, seed: int, stream: str, begin: float) -> None:
@@ -54,6 +57,10 @@ def race(url: str, forks: ForkServer, folder: Path, seed: int, seconds: float, r
         for file in notes
     ]
     sleep(seconds)
+    # A slow machine takes longer until each has won and lost.
+    deadline = monotonic() + 30
+    while monotonic() < deadline and not all(_has_won_and_lost(file) for file in notes):
+        sleep(0.1)
     for child in children:
         child.signal(signal.SIGTERM)
     for child in children:
@@ -67,3 +74,8 @@ def race(url: str, forks: ForkServer, folder: Path, seed: int, seconds: float, r
     found = findings(log, [one for ones in told.values() for one in ones], {})
     found += [f"a process failed:\n{child.output}" for child in children if "Traceback" in child.output]
     return Verdict(seed, counts, found + asyncio.run(broken_chains(url)))
+
+
+def _has_won_and_lost(notes: Path) -> bool:
+    outcomes = Counter(one.outcome for one in told_by(notes))
+    return min(outcomes["acknowledged"], outcomes["refused"]) > ENOUGH

@@ -35,14 +35,25 @@ async def write(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with opened(url, pool_size=12) as engine, running(engine, patience=PATIENCE) as appender:
         writer = Writer(engine, appender, WriterNotes(notes), Random(seed), stopping, pause)
+        watch = asyncio.create_task(say_what_holds_up(stopping))
         async with asyncio.TaskGroup() as group:
             for stream in (uuid4(), uuid4()):
                 group.create_task(writer.go_on(stream, alone=True))
             for name in contended:
                 group.create_task(writer.go_on(UUID(name), alone=False))
             group.create_task(writer.begin_streams())
+            group.create_task(writer.begin_streams_together())
             if careless:
                 group.create_task(writer.be_careless())
+        watch.cancel()
+
+
+async def say_what_holds_up(stopping: asyncio.Event) -> None:
+    """Long after the end has come, say what still waits, and for what."""
+    await stopping.wait()
+    await asyncio.sleep(2 * PATIENCE)
+    for task in asyncio.all_tasks():
+        task.print_stack()
 
 
 async def append_one(url: str, notes: str, payload: int) -> None:
@@ -99,6 +110,28 @@ class Writer:
             await asyncio.gather(
                 *(self.append(named_append(uuid4(), NO_STREAM, self._random.randint(1, 3))) for _ in burst)
             )
+            await self._rest()
+
+    async def begin_streams_together(self) -> None:
+        """Several streams in one go, now and then with one that exists: then none of them is begun."""
+        taken: UUID | None = None
+        while not self._stopping.is_set():
+            streams = [uuid4() for _ in range(self._random.randint(2, 4))]
+            if taken is not None and self._random.random() < 0.2:
+                streams[self._random.randrange(len(streams))] = taken
+            appends = [named_append(stream, NO_STREAM, self._random.randint(1, 2)) for stream in streams]
+            numbers = self._notes.sent_together(appends)
+            try:
+                answers = await self._appender.append_together(appends)
+            except LogUnavailable:
+                pass
+            except LogError:
+                for number in numbers:
+                    self._notes.told(number, "refused")
+            else:
+                for number, answer in zip(numbers, answers, strict=True):
+                    self._notes.told(number, "acknowledged", answer)
+                taken = streams[0]
             await self._rest()
 
     async def be_careless(self) -> None:

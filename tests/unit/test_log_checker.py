@@ -23,6 +23,8 @@ def right() -> History:
         Told("s", 2, ["e"], "refused", sent=3, heard=5),
         Told("t", 1, ["f"], "unknown", sent=4),
         Told("u", 0, ["g"], "acknowledged", [6], sent=4, heard=5),
+        Told("v", 0, ["h"], "unknown", sent=5, together="two"),
+        Told("w", 0, ["i"], "unknown", sent=5, together="two"),
     ]
     return History(log, told, {"one": list(log), "other": list(log)})
 
@@ -60,8 +62,12 @@ def _in_part(it: History) -> None:
     del it.log[1]
 
 
+def _company_in_part(it: History) -> None:
+    it.log.append(Fact(7, "v", 1, "h"))
+
+
 def _unknown_in_part(it: History) -> None:
-    it.told[2] = it.told[2]._replace(ids=["d", "h"])
+    it.told[2] = it.told[2]._replace(ids=["d", "x"])
 
 
 def _refused_is_there(it: History) -> None:
@@ -85,7 +91,7 @@ def _in_another_stream(it: History) -> None:
 
 
 def _nobody_wrote(it: History) -> None:
-    it.log.append(Fact(7, "v", 1, "z"))
+    it.log.append(Fact(7, "z", 1, "z"))
 
 
 def _before_its_turn(it: History) -> None:
@@ -127,6 +133,7 @@ def _read_as_another(it: History) -> None:
         (_acknowledged_is_lost, "the append to stream u after version 0 (acknowledged) is not there"),
         (_in_part, "the append to stream s after version 0 (acknowledged) is there in part: 1 of 2 events"),
         (_unknown_in_part, "the append to stream s after version 2 (unknown) is there in part: 1 of 2 events"),
+        (_company_in_part, "of the appends sent together as two, 1 of 2 are there"),
         (_refused_is_there, "the append to stream s after version 2 (refused) is there, at position 7"),
         (_two_winners, "the append to stream s after version 2 (acknowledged) is not there"),
         (
