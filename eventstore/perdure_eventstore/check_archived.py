@@ -22,23 +22,30 @@ class Archived:
             join lateral (select data, type from "{schema}".events where stream = a.stream
                 order by version limit 1) e on e.type = '{ARCHIVED}'"""
 
-    async def among(self, positions: Sequence[int]) -> set[int]:
-        """Those of ``positions`` whose events were removed rightly. Raises LogError."""
+    async def among(self, positions: Sequence[int]) -> dict[int, bytes | None]:
+        """Those of ``positions`` whose events were removed rightly; with a stream's last one, the hash it had.
+
+        Raises LogError.
+        """
         if not positions:
-            return set()
-        rows = await self._session.fetch(self._events, (min(positions), max(positions)))
-        spans = [
-            (first, last)
-            for (data,) in rows
-            for first, last in _positions(data)
-            if last >= min(positions) and first <= max(positions)
-        ]
-        return {position for position in positions if any(first <= position <= last for first, last in spans)}
+            return {}
+        low, high = min(positions), max(positions)
+        found: dict[int, bytes | None] = {}
+        for (data,) in await self._session.fetch(self._events, (low, high)):
+            spans, head = _removed(data)
+            near = [(first, last) for first, last in spans if last >= low and first <= high]
+            found.update({p: None for p in positions if any(first <= p <= last for first, last in near)})
+            if spans and spans[-1][1] in found:
+                found[spans[-1][1]] = head
+        return found
 
 
-def _positions(data: bytes) -> list[tuple[int, int]]:
+def _removed(data: bytes) -> tuple[list[tuple[int, int]], bytes]:
+    """Where a stream's events were, and the last one's hash; nowhere, if these are not as many as the event says."""
     try:
-        found: Any = orjson.loads(data)["positions"]
-        return [(int(first), int(last)) for first, last in found]
+        stated: Any = orjson.loads(data)
+        spans = sorted((int(first), int(last)) for first, last in stated["positions"])
+        head = bytes.fromhex(stated["head"])
+        return (spans, head) if sum(last - first + 1 for first, last in spans) == stated["versions"] else ([], head)
     except (ValueError, KeyError, TypeError):
-        return []
+        return [], b""

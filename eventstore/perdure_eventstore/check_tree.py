@@ -22,6 +22,7 @@ _position: Final = Struct("!q").pack
 
 INSERTED: Final = "the tree has no event here: it was inserted, or moved here"
 ANOTHER: Final = "it is not the event that the tree took in here"
+OTHER_END: Final = "a stream is archived as having ended here, and the tree took in another event"
 MISSING: Final = "it is missing: the tree took in an event here, and no archived stream had it"
 
 
@@ -149,6 +150,8 @@ class TreeCheck:
                 return await self._fault_at(_at(found), INSERTED if _at(found) < _at(leaf) else ANOTHER)
             elif _at(leaf) not in removed:
                 return Fault(_at(leaf), None, None, None, MISSING)
+            elif (head := removed[_at(leaf)]) is not None and head != leaf[8:]:
+                return Fault(_at(leaf), None, None, None, OTHER_END)
         return kept, at
 
     async def _add(self, leaves: Sequence[bytes], kept: Chunk | None) -> Fault | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from uuid import UUID
 
 import orjson
@@ -331,13 +331,15 @@ async def test_an_event_inserted_between_two_others_is_named(database_url: str) 
                     assert found.fault is None
 
 
-async def archive(engine: AsyncEngine, url: str, stream: UUID, **more: object) -> None:
+async def archive(
+    engine: AsyncEngine, url: str, stream: UUID, type_: str = "StreamArchived", more: Mapping[str, object] | None = None
+) -> None:
     """What retention will do: an event that says what is gone, and then it is."""
     gone = rows(url, f"select version, hash, position from perdure.events where stream = '{stream}' order by version")
     version, hash_, last = gone[-1]
-    data = {"versions": version, "head": hash_.hex(), "positions": [[gone[0][2], last]]} | more
+    data = {"versions": version, "head": hash_.hex(), "positions": [[gone[0][2], last]], **(more or {})}
     async with running(engine) as appender:
-        event = NewEvent("StreamArchived", data=orjson.dumps(data))
+        event = NewEvent(type_, data=orjson.dumps(data))
         await appender.append(Append(stream, Head(version, hash_), [event]))
     tamper(url, f"delete from perdure.events where stream = '{stream}' and version <= {version}")
 
@@ -362,19 +364,38 @@ async def test_what_retention_removed_is_not_missed(engine: AsyncEngine, databas
 
 
 @pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, None),
+        ({"versions": 9}, "it does not say how the stream that it archives ended"),
+        ({"head": "00"}, "its hash does not match: it, or its place in the stream, was changed"),
+    ],
+)
+async def test_an_archived_stream_is_checked_alone(
+    engine: AsyncEngine, database_url: str, more: dict[str, object], reason: str | None
+) -> None:
+    await archive(engine, database_url, STREAMS[25], more=more)
+    async with raw_connection(engine) as connection:
+        found = [progress async for progress in verify(connection, stream=STREAMS[25])][-1]
+    assert (found.fault and found.fault.reason) == reason
+
+
+@pytest.mark.parametrize(
     ("more", "position", "reason"),
     [
-        ({"positions": [[251, 259]]}, 260, GONE),
+        ({"positions": [[251, 259]]}, 251, GONE),
+        ({"positions": [[252, 261]]}, 251, GONE),
+        ({"positions": [[251, 261]]}, 251, GONE),
         ({"positions": []}, 251, GONE),
         ({"positions": None}, 251, GONE),
-        ({"head": "00" * 32}, 1401, "its hash does not match"),
-        ({"versions": 9}, 1401, "it does not say how the stream that it archives ended"),
+        ({"head": "00" * 32}, 260, "a stream is archived as having ended here, and the tree took in another event"),
+        ({"versions": 9}, 251, GONE),
     ],
 )
 async def test_an_archived_stream_accounts_for_what_it_says_and_no_more(
     engine: AsyncEngine, database_url: str, more: dict[str, object], position: int, reason: str
 ) -> None:
-    await archive(engine, database_url, STREAMS[25], **more)
+    await archive(engine, database_url, STREAMS[25], more=more)
     archived(database_url, STREAMS[25])
     named(await check(engine), position, reason)
 
@@ -382,8 +403,9 @@ async def test_an_archived_stream_accounts_for_what_it_says_and_no_more(
 async def test_a_stream_is_archived_by_its_event_and_not_because_a_table_says_so(
     engine: AsyncEngine, database_url: str
 ) -> None:
-    tamper(database_url, f"delete from perdure.events where stream = '{STREAMS[25]}'")
-    archived(database_url, STREAMS[25])
+    tamper(database_url, f"delete from perdure.events where stream = '{STREAMS[30]}'")
+    await archive(engine, database_url, STREAMS[25], "Happened")
+    archived(database_url, STREAMS[25], STREAMS[30])
     named(await check(engine), 251, GONE)
 
 
