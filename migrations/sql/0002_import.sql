@@ -36,6 +36,11 @@ begin
         from given g
     ), judged as (
         select c.number, c.found is not null as known, case
+            when c.version = 1 and c.found is null
+                and exists (select from perdure.archived a where a.stream = c.stream) then
+                format('stream %s was archived here, and its id is taken for ever', c.stream)
+            when c.type = 'StreamArchived' and c.version_before is null and c.previous is null then
+                format('stream %s was archived: import first the file that its events went to', c.stream)
             when c.version <> c.version_before + 1 or (c.version > 1 and c.previous is null) or c.version < 1 then
                 format('version %s of stream %s is missing before its version %s',
                        c.version - 1, c.stream, c.version)

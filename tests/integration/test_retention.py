@@ -17,6 +17,7 @@ from command_line import perdure as command
 from dumps import found_in
 from logs import execute, new_stream, opened, rows, running
 from sqlalchemy import make_url
+from transfers import another_log, exported, import_lines, url_of
 
 import perdure
 from perdure.encryption import EncryptionSettings
@@ -290,6 +291,27 @@ async def test_the_file_can_be_imported_into_another_log(database_url: str, fold
         await is_whole(url)
     finally:
         execute(database_url, f"drop database {other} with (force)")
+
+
+async def test_the_file_and_then_the_log_make_the_whole_elsewhere_and_the_file_is_not_taken_back(
+    database_url: str, folder: Path
+) -> None:
+    ids = await some_runs(database_url)
+    (moved,) = await archive(database_url, folder)
+    packed = gzip.decompress(moved.file.read_bytes())
+    async with opened(database_url) as engine, another_log(database_url) as other:
+        whole, _ = await exported(engine)
+        with pytest.raises(TransferRefused, match="was archived: import first the file that its events went to"):
+            await import_lines(other, whole, ImportedWork())
+        assert (await import_lines(other, packed, ImportedWork())).events == 12
+        await import_lines(other, whole, ImportedWork())
+        await is_whole(url_of(other))
+        assert story(url_of(other), ids["done"])[-2:] == ["RunCompleted", "StreamArchived"]
+        async with app_on(url_of(other)) as app:
+            assert (await app.run(ids["done"]).result(timeout=5))["a"].startswith(MARK)
+        with pytest.raises(TransferRefused, match="was archived here, and its id is taken for ever"):
+            await import_lines(engine, packed, ImportedWork())
+    assert story(database_url, ids["done"]) == ["StreamArchived"]
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
