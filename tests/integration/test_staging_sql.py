@@ -14,7 +14,7 @@ from perdure_engine.definitions.names import RESERVED_EVENTS
 from perdure_engine.identity import start_stream
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.door import Json, PayloadRefused
-from perdure_eventstore.verify import Progress, verify
+from perdure_eventstore.verify import verify
 
 pytestmark = pytest.mark.every_postgres
 
@@ -55,7 +55,7 @@ def count(connection: psycopg.Connection[Any], table: str) -> int:
 async def assert_verified(url: str, events: int) -> None:
     async with opened(url) as engine, raw_connection(engine) as connection:
         last = [progress async for progress in verify(connection)][-1]
-    assert last == Progress(events, last.streams)
+    assert (last.events, last.fault) == (events, None)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_role_needs_no_more_than_execute_and_has_nothing_before_it_is_granted(
             connection.execute(f"set role {role}".encode())
             found = connection.execute(
                 """select proname from pg_proc where pronamespace = 'perdure'::regnamespace
-                    and prosecdef and has_function_privilege(oid, 'execute')"""
+                    and prosecdef and prorettype <> 'trigger'::regtype and has_function_privilege(oid, 'execute')"""
             ).fetchall()
             assert found == []
             connection.rollback()
@@ -386,4 +386,4 @@ def test_dead_rows_of_others_are_not_scanned(database_url: str) -> None:
             assert "Seq Scan" not in found
             assert "Index Cond: (xact = pg_current_xact_id())" in found or "(xact = pg_current_xact_id()) AND" in found
     settings = rows(database_url, "select proname from pg_proc where 'enable_seqscan=off' = any (proconfig)")
-    assert {name for (name,) in settings} == {"stage_row", "move_at_commit", "move_staged", "append_staged"}
+    assert {name for (name,) in settings} >= {"stage_row", "move_at_commit", "move_staged", "append_staged"}
