@@ -237,7 +237,7 @@ def test_publish_start_and_definitions_without_a_node(tmp_path: Path, database_u
 def test_verify_names_the_first_bad_event(tmp_path: Path, database_url: str) -> None:
     perdure(tmp_path, "register", str(EXAMPLE), "--database", database_url)
     with psycopg.connect(database_url) as connection:
-        connection.execute("alter table perdure.events disable trigger events_are_final")
+        connection.execute("alter table perdure.events disable trigger all")
         connection.execute("update perdure.events set type = 'Forged' where position = 1")
     answer = perdure(tmp_path, "verify", "--database", database_url, "--json")
     assert answer.status == 1
@@ -387,7 +387,7 @@ def test_one_run_can_be_verified(tmp_path: Path, database_url: str) -> None:
     assert (checked["streams"], checked["fault"]) == (1, None)
     assert perdure(tmp_path, "verify", str(uuid4()), *database).status == 2
     with psycopg.connect(database_url) as connection:
-        connection.execute("alter table perdure.events disable trigger events_are_final")
+        connection.execute("alter table perdure.events disable trigger all")
         connection.execute("update perdure.events set hash = sha256(hash) where stream = %s and version = 1", (run,))
     answer = perdure(tmp_path, "verify", run, *database)
     assert answer.status == 1
