@@ -8,6 +8,7 @@ import time
 from append import appending, database, fill, report
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from perdure.collector import spare_collector
 from perdure.database import opened
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
@@ -39,6 +40,7 @@ async def main() -> None:
                 await read_all(engine, options.page)
                 before = memory()
                 await fill(appender, options.events - 20_000)
+            spare_collector()
             for _ in range(options.times):
                 count, seconds = await read_all(engine, options.page)
                 found = {"peer": "perdure read", "events": count, "events_per_s": round(count / seconds)}
