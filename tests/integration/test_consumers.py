@@ -6,6 +6,7 @@ from itertools import pairwise
 from random import Random, randrange
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import anyio
 import pytest
@@ -175,8 +176,8 @@ async def test_one_who_is_slow_holds_up_its_own_part_alone(
         await slow.wait()
         assert faults(await consumed(database_url, len(others)), others) == []
         # Nor does it hold up those who append, or the mark.
-        (late,) = await fill(appender, 1)
-        await until(lambda: max(positions(database_url, NAME)) >= late)
+        (late,) = (await appender.append(new_stream(stream=UUID(int=3)))).positions
+        await until(lambda: max(positions(database_url, NAME)) >= late, 30)
         release.set()
         assert faults(await consumed(database_url, 41), recorded(database_url)) == []
 
