@@ -12,7 +12,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from perdure_eventstore import arrays
-from perdure_eventstore.clock import Clock
+from perdure_eventstore.clock import POSTGRES_EPOCH, Clock
 from perdure_eventstore.errors import AppendRefused, ClockDrift, domain_error
 from perdure_eventstore.events import Head, NewEvent
 from perdure_eventstore.hashing import SALT_BYTES, event_hash, payload_digest
@@ -24,8 +24,6 @@ PARAMETERS = 17
 MOST_INLINE = 8192
 """Bytes of payload that lie beside their event; the function in the migrations has the same number."""
 
-_POSTGRES_EPOCH = 946_684_800_000_000
-"""2000-01-01 in µs since 1970: Postgres counts from there."""
 _timestamp = struct.Struct("!q").pack
 _moment = struct.Struct("!q").unpack
 _TRUE, _FALSE = b"\1", b"\0"
@@ -139,7 +137,7 @@ class Batch:
         large = any([payload is not None and len(payload) > MOST_INLINE for payload in payloads])
         groups = None if self._groups is None else arrays.integers([self._groups[i] for i in self.order])
         return [
-            _timestamp(recorded_at - _POSTGRES_EPOCH),
+            _timestamp(recorded_at - POSTGRES_EPOCH),
             _TRUE if large else _FALSE,
             arrays.uuids([append.stream.bytes for append in ordered]),
             arrays.integers([append.expected.version for append in ordered]),
@@ -238,7 +236,7 @@ async def send(
                 continue
             raise refused from error
         lost, positions, now = (result.get_value(0, column) for column in range(3))
-        clock.correct(_moment(now or b"")[0] + _POSTGRES_EPOCH, sent, clock.local())
+        clock.correct(_moment(now or b"")[0] + POSTGRES_EPOCH, sent, clock.local())
         return batch.answers(arrays.unpack(lost), arrays.unpack(positions))
     raise AssertionError("unreachable")
 

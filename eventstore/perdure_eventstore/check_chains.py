@@ -26,6 +26,7 @@ from perdure_eventstore.check_rows import (
     TYPE,
     VERSION,
 )
+from perdure_eventstore.clock import POSTGRES_EPOCH
 from perdure_eventstore.faults import (
     HASH_WRONG,
     NO_VALUE,
@@ -42,8 +43,6 @@ REMEMBERED = 65_536
 """Streams whose heads are remembered; twice as many at most."""
 
 _ARCHIVED: Final = ARCHIVED.encode()
-_2000: Final = 946_684_800_000_000
-"""µs from 1970 to where Postgres counts from."""
 
 
 class Found(NamedTuple):
@@ -94,8 +93,8 @@ class ChainCheck:
                     reason = f"version {known[0]} comes before it"
                     break
                 elif hash_ != event_hash(
-                    known[1], stream, version, id_, type_, schema, int.from_bytes(recorded_at, signed=True) + _2000,
-                    data, metadata, digest,
+                    known[1], stream, version, id_, type_, schema,
+                    int.from_bytes(recorded_at, signed=True) + POSTGRES_EPOCH, data, metadata, digest,
                 ):  # fmt: skip
                     reason = HASH_WRONG
                     break
@@ -154,7 +153,7 @@ def hash_of(row: Any, previous: bytes | None) -> bytes:
     """What a row must hash to after the hash ``previous``."""
     return event_hash(
         previous, row[STREAM], row[VERSION], row[ID], row[TYPE], row[SCHEMA],
-        int.from_bytes(row[RECORDED_AT], signed=True) + _2000, row[DATA], row[METADATA], row[DIGEST],
+        int.from_bytes(row[RECORDED_AT], signed=True) + POSTGRES_EPOCH, row[DATA], row[METADATA], row[DIGEST],
     )  # fmt: skip
 
 

@@ -2,6 +2,10 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Final
+
+POSTGRES_EPOCH: Final = 946_684_800_000_000
+"""µs from 1970 to 2000, from which Postgres counts in its binary form."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from plans import MODES, filled, plan
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine import tenure
@@ -48,15 +48,8 @@ FILL = f"""
 @pytest.fixture(scope="module")
 def connection(template: str) -> Iterator[psycopg.Connection[Any]]:
     """One database for all of them: nothing is changed here."""
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(make_url(template).set(database="postgres").render_as_string(False), autocommit=True) as admin:
-        admin.execute(f"create database {name} template {make_url(template).database}".encode())
-        url = make_url(template).set(database=name).render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as connection:
-            for statement in FILL.split(";"):
-                connection.execute(statement.encode())
-            yield connection
-        admin.execute(f"drop database {name} with (force)".encode())
+    with filled(template, FILL.split(";")) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -65,22 +58,7 @@ def engine(connection: psycopg.Connection[Any]) -> Iterator[AsyncEngine]:
     yield open_engine("postgresql://nobody@/nothing")
 
 
-def plan(connection: psycopg.Connection[Any], mode: str, statement: str, *parameters: Any) -> str:
-    connection.execute(f"set plan_cache_mode = {mode}".encode())
-    with psycopg.ClientCursor(connection) as cursor:
-        types = f"({', '.join(['unknown'] * len(parameters))})" if parameters else ""
-        for place in range(1, len(parameters) + 1):
-            statement = statement.replace("%s", f"${place}", 1)
-        cursor.execute(f"prepare looked_at {types} as {statement}".encode())
-        try:
-            values = ", ".join(cursor.mogrify("%s", [value]) for value in parameters)
-            cursor.execute(f"explain execute looked_at {f'({values})' if values else ''}".encode())
-            return "\n".join(line for (line,) in cursor.fetchall())
-        finally:
-            cursor.execute("deallocate looked_at")
-
-
-@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

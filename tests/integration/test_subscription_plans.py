@@ -5,11 +5,10 @@ Each statement is taken from the code that sends it, and planned with its parame
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from plans import MODES, filled, plan
 
 from perdure_eventstore.checkpoints import Checkpoints
 from perdure_eventstore.database import open_engine
@@ -34,34 +33,13 @@ FILL = (
 @pytest.fixture(scope="module")
 def connection(template: str) -> Iterator[psycopg.Connection[Any]]:
     """One database for all of them: nothing is changed here."""
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(make_url(template).set(database="postgres").render_as_string(False), autocommit=True) as admin:
-        admin.execute(f"create database {name} template {make_url(template).database}".encode())
-        url = make_url(template).set(database=name).render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as connection:
-            for statement in FILL:
-                connection.execute(statement.encode())
-            yield connection
-        admin.execute(f"drop database {name} with (force)".encode())
+    with filled(template, FILL) as connection:
+        yield connection
 
 
-@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def plan(connection: psycopg.Connection[Any], mode: str, statement: str, *parameters: Any) -> str:
-    connection.execute(f"set plan_cache_mode = {mode}".encode())
-    with psycopg.ClientCursor(connection) as cursor:
-        for place in range(1, len(parameters) + 1):
-            statement = statement.replace("%s", f"${place}", 1)
-        cursor.execute(f"prepare looked_at ({', '.join(['unknown'] * len(parameters))}) as {statement}".encode())
-        try:
-            values = ", ".join(cursor.mogrify("%s", [value]) for value in parameters)
-            cursor.execute(f"explain execute looked_at ({values})".encode())
-            return "\n".join(line for (line,) in cursor.fetchall())
-        finally:
-            cursor.execute("deallocate looked_at")
 
 
 def test_the_guard_sees_a_scan_of_the_whole_table(connection: psycopg.Connection[Any], mode: str) -> None:

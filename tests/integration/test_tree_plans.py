@@ -5,12 +5,11 @@ In the manner of test_plans.py: each statement is taken from the code that sends
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
-from integration.test_plans import plan
-from sqlalchemy import make_url
+from plans import MODES, filled, plan
 
 from perdure_eventstore.check_archived import Archived
 from perdure_eventstore.check_chains import ChainCheck
@@ -46,15 +45,8 @@ FILL = """
 @pytest.fixture(scope="module")
 def connection(template: str) -> Iterator[psycopg.Connection[Any]]:
     """One database for all of them: nothing is changed here."""
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(make_url(template).set(database="postgres").render_as_string(False), autocommit=True) as admin:
-        admin.execute(f"create database {name} template {make_url(template).database}".encode())
-        url = make_url(template).set(database=name).render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as connection:
-            for statement in FILL.split(";"):
-                connection.execute(statement.encode())
-            yield connection
-        admin.execute(f"drop database {name} with (force)".encode())
+    with filled(template, FILL.split(";")) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -63,7 +55,7 @@ def session() -> Session:
     return Session(open_engine("postgresql://nobody@/nothing"))
 
 
-@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

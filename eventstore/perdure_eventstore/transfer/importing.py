@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore import arrays
+from perdure_eventstore.clock import POSTGRES_EPOCH
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import Raced, domain_error
 from perdure_eventstore.events import RecordedEvent
@@ -31,9 +32,6 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 
 _PARAMETERS: Final = 12
 """How many ``import_batch`` takes."""
-
-_2000: Final = 946_684_800_000_000
-"""µs from 1970 to the year from which Postgres counts."""
 
 
 class Imported(NamedTuple):
@@ -198,7 +196,7 @@ def _columns(events: Sequence[RecordedEvent]) -> list[bytes]:
         arrays.uuids([event.id.bytes for event in events]),
         arrays.texts([event.type.encode() for event in events]),
         arrays.smallints(event.schema_version for event in events),
-        arrays.timestamps(microseconds(event.recorded_at) - _2000 for event in events),
+        arrays.timestamps(microseconds(event.recorded_at) - POSTGRES_EPOCH for event in events),
         arrays.texts([event.data for event in events]),
         arrays.texts([event.metadata for event in events]),
         arrays.byteas([event.payload for event in events]),
