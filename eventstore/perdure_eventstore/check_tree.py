@@ -47,6 +47,7 @@ class TreeCheck:
             from unnest(%s::smallint[], %s::bigint[], %s::bytea[]) as w(level, number, hash)
             left join "{schema}".tree_nodes t on t.level = w.level and t.number = w.number
             where t.hash is distinct from w.hash order by 1, 2 limit 1"""
+        self._kept_since = f'select count(*) from "{schema}".tree_chunks where number >= %s and number < %s'
         self._event = f'select stream, version, type from "{schema}".events where position = %s'
 
     @property
@@ -185,12 +186,12 @@ class TreeCheck:
             for leaf in leaves[at : known.head.size - self.tree.size]:
                 tree.append(leaf_hash(leaf))
                 at += 1
-            if fault := self._compare_head(known, tree.root, _at(leaves[at - 1]) if at else self.position):
+            if fault := await self._compare_head(known, tree.root, _at(leaves[at - 1]) if at else self.position):
                 return fault
             self._heads.drop(known)
         return None
 
-    def _compare_head(self, known: KnownHead, root: bytes, position: int) -> Fault | None:
+    async def _compare_head(self, known: KnownHead, root: bytes, position: int) -> Fault | None:
         head = known.head
         if head.root != root:
             return fault_of(
@@ -199,8 +200,11 @@ class TreeCheck:
             )
         if head.position != position:
             return fault_of(f"{known} names position {head.position}, and its last event is at {position}")
-        if self._unkept is not None and (self._unkept + 1) * CHUNK <= head.size:
-            return fault_of(f"chunk {self._unkept} of the tree is missing, and {known} was signed over it")
+        if self._unkept is not None and (over := head.size // CHUNK) > self._unkept:
+            # What was not kept when it was looked for may be by now, with the head signed over it after that.
+            ((kept,),) = await self._session.fetch(self._kept_since, (self._unkept, over))
+            if kept != over - self._unkept:
+                return fault_of(f"chunk {self._unkept} of the tree is missing, and {known} was signed over it")
         self._trusted = position
         self.heads += 1
         return None

@@ -17,6 +17,7 @@ from perdure_eventstore.events import Head, NewEvent
 from perdure_eventstore.faults import Fault
 from perdure_eventstore.head_keeper import HeadKeeper
 from perdure_eventstore.heads import HeadRefused
+from perdure_eventstore.session import Borrowed
 from perdure_eventstore.verify import Progress, verify
 
 pytestmark = pytest.mark.every_postgres
@@ -435,3 +436,30 @@ async def test_it_is_checked_beside_writers_and_signers(engine: AsyncEngine, dat
     done.set()
     await asyncio.gather(*work)
     assert count > 10
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_head_signed_while_its_events_are_checked_is_no_fault(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    async with opened(database_url) as engine:
+        async with running(engine) as appender:
+            await appender.append(new_stream(600))
+        fetch, signed = Borrowed.fetch, []
+
+        async def fetch_and_sign(self: Borrowed, statement: str, parameters: Sequence[object] = ()) -> list[object]:
+            found = await fetch(self, statement, parameters)
+            if "tree_chunks where number >=" in statement and not signed:
+                assert not found
+                signed.append(await sign_head(engine))
+                if removed:
+                    tamper(database_url, "delete from perdure.tree_chunks where number = 1")
+            return found
+
+        monkeypatch.setattr(Borrowed, "fetch", fetch_and_sign)
+        found = await check(engine)
+        assert signed
+        if removed:
+            assert found.fault and found.fault.reason.startswith("chunk 0 of the tree is missing, and the head of 600")
+        else:
+            assert (found.fault, found.heads) == (None, 1)
