@@ -8,7 +8,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,31 +15,19 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from psycopg import AsyncConnection
 
-from perdure_eventstore.check_chains import ChainCheck, fault_at
-from perdure_eventstore.check_heads import Heads, KnownHead, outside_heads
-from perdure_eventstore.check_rows import COLUMNS, POSITION, VERSION
-from perdure_eventstore.check_tables import check_tables
-from perdure_eventstore.check_tree import TreeCheck
+from perdure_eventstore.checking.chains import ChainCheck, fault_at
+from perdure_eventstore.checking.faults import Fault, fault_of
+from perdure_eventstore.checking.heads import Heads, KnownHead, outside_heads
+from perdure_eventstore.checking.rows import COLUMNS, POSITION, VERSION
+from perdure_eventstore.checking.tables import check_tables
+from perdure_eventstore.checking.tree import TreeCheck
 from perdure_eventstore.errors import LogError
-from perdure_eventstore.events import Head, RecordedEvent
-from perdure_eventstore.faults import (
-    HASH_WRONG,
-    PAYLOAD_CHANGED,
-    PAYLOAD_GIVEN,
-    SALT_MISSING,
-    TEXT_MISSING,
-    Fault,
-    fault_of,
-    missing_before,
-)
-from perdure_eventstore.hashing import event_hash, payload_digest
 from perdure_eventstore.heads import origin
 from perdure_eventstore.merkle import CompactRange
 from perdure_eventstore.session import Borrowed, Session
 from perdure_eventstore.settled import settled_end
 from perdure_eventstore.tree import Tree, TreeFault
 
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _PAGE = 512
 """Events a page: while one is checked, the server puts the next into the connection's buffer, which holds as many."""
 
@@ -258,41 +245,3 @@ async def _verify_stream(session: Session, schema: str, stream: UUID) -> AsyncIt
         yield Progress(events, 1, position=last, end=last, fault=fault)
         if fault:
             return
-
-
-def check_event(event: RecordedEvent, previous: Head) -> Fault | None:
-    """Say what is wrong with ``event`` as the one after ``previous``; None if nothing is."""
-    reason = None
-    if event.version != previous.version + 1:
-        reason = missing_before(previous.version + 1)
-    elif why := _payload_fault(event):
-        reason = why
-    elif event.hash != _hash(event, previous.hash):
-        reason = HASH_WRONG
-    return Fault(event.position, event.stream, event.version, event.type, reason) if reason else None
-
-
-def _payload_fault(event: RecordedEvent) -> str | None:
-    payload, salt, digest = event.payload, event.payload_salt, event.payload_digest
-    if digest is None:
-        return None if payload is None and salt is None else PAYLOAD_GIVEN
-    if payload is None or salt is None:
-        # Erasure takes both, and leaves the digest.
-        return None if payload is salt else TEXT_MISSING if payload is None else SALT_MISSING
-    return None if payload_digest(salt, payload) == digest else PAYLOAD_CHANGED
-
-
-def _hash(event: RecordedEvent, previous: bytes | None) -> bytes:
-    moment = event.recorded_at - _EPOCH
-    return event_hash(
-        previous,
-        event.stream.bytes,
-        event.version,
-        event.id.bytes,
-        event.type.encode(),
-        event.schema_version,
-        (moment.days * 86_400 + moment.seconds) * 1_000_000 + moment.microseconds,
-        event.data,
-        event.metadata,
-        event.payload_digest,
-    )

@@ -17,8 +17,8 @@ from perdure.cli.place import find_app
 from perdure.cli.run_names import find_run
 from perdure.cli.verb import Common
 from perdure.cli.verify_place import PlaceFile
+from perdure_eventstore.checking.faults import Fault
 from perdure_eventstore.database import raw_connection
-from perdure_eventstore.faults import Fault
 from perdure_eventstore.heads import split_notes
 from perdure_eventstore.signing import load_public
 from perdure_eventstore.verify import Progress as Checked

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import orjson
 import psycopg
+from acceptance.event_checker import check_event
 from acceptance.run_checker import RunChecker, data_of, payload_of
 from psycopg.types.string import ByteaLoader
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.keeper import KEEPING
-from perdure_eventstore.verify import check_event
 
 
 class History(NamedTuple):

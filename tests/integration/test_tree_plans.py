@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from plans import MODES, filled, plan
 
-from perdure_eventstore.check_archived import Archived
-from perdure_eventstore.check_chains import ChainCheck
-from perdure_eventstore.check_heads import Heads
-from perdure_eventstore.check_payloads import PayloadCheck
-from perdure_eventstore.check_tree import TreeCheck
+from perdure_eventstore.checking.archived import Archived
+from perdure_eventstore.checking.chains import ChainCheck
+from perdure_eventstore.checking.heads import Heads
+from perdure_eventstore.checking.payloads import PayloadCheck
+from perdure_eventstore.checking.tree import TreeCheck
 from perdure_eventstore.database import open_engine
 from perdure_eventstore.head_keeper import HeadKeeper
 from perdure_eventstore.merkle import CompactRange

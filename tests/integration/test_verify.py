@@ -9,9 +9,9 @@ import pytest
 from logs import keeping_the_log, more, new_stream, opened, reading, running, tamper
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_eventstore import check_chains
 from perdure_eventstore import verify as verification
 from perdure_eventstore.append import Append
+from perdure_eventstore.checking import chains
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.events import NO_STREAM, NewEvent
 from perdure_eventstore.verify import Progress, verify
@@ -264,7 +264,7 @@ async def test_a_time_without_end_is_named(engine: AsyncEngine, database_url: st
 async def test_streams_are_followed_though_more_of_them_than_are_remembered(
     engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_chains, "REMEMBERED", 10)
+    monkeypatch.setattr(chains, "REMEMBERED", 10)
     monkeypatch.setattr(verification, "_PAGE", 7)
     streams = [UUID(int=n, version=4) for n in range(100, 150)]
     async with running(engine) as appender:

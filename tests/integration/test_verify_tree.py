@@ -12,9 +12,9 @@ from logs import execute, keeping_the_log, new_stream, opened, rows, running, ta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.append import Append
+from perdure_eventstore.checking.faults import Fault
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.events import Head, NewEvent
-from perdure_eventstore.faults import Fault
 from perdure_eventstore.head_keeper import HeadKeeper
 from perdure_eventstore.heads import HeadRefused
 from perdure_eventstore.session import Borrowed

@@ -5,8 +5,8 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
-from perdure_eventstore.check_rows import DIGEST, SALT, STREAM, VERSION
-from perdure_eventstore.faults import NOT_ERASED, PAYLOAD_CHANGED, SALT_MISSING, TEXT_MISSING
+from perdure_eventstore.checking.faults import NOT_ERASED, PAYLOAD_CHANGED, SALT_MISSING, TEXT_MISSING
+from perdure_eventstore.checking.rows import DIGEST, SALT, STREAM, VERSION
 from perdure_eventstore.session import Session
 
 ERASED: Final = "PayloadsErased"

@@ -11,9 +11,18 @@ from uuid import UUID
 
 import orjson
 
-from perdure_eventstore.check_archived import ARCHIVED
-from perdure_eventstore.check_payloads import PayloadCheck
-from perdure_eventstore.check_rows import (
+from perdure_eventstore.checking.archived import ARCHIVED
+from perdure_eventstore.checking.faults import (
+    HASH_WRONG,
+    NO_VALUE,
+    PAYLOAD_CHANGED,
+    PAYLOAD_GIVEN,
+    SALT_MISSING,
+    Fault,
+    missing_before,
+)
+from perdure_eventstore.checking.payloads import PayloadCheck
+from perdure_eventstore.checking.rows import (
     DATA,
     DIGEST,
     HASH,
@@ -27,15 +36,6 @@ from perdure_eventstore.check_rows import (
     VERSION,
 )
 from perdure_eventstore.clock import POSTGRES_EPOCH
-from perdure_eventstore.faults import (
-    HASH_WRONG,
-    NO_VALUE,
-    PAYLOAD_CHANGED,
-    PAYLOAD_GIVEN,
-    SALT_MISSING,
-    Fault,
-    missing_before,
-)
 from perdure_eventstore.hashing import event_hash
 from perdure_eventstore.session import Session
 

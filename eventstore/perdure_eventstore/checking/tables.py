@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from perdure_eventstore.faults import Fault, fault_of
+from perdure_eventstore.checking.faults import Fault, fault_of
 from perdure_eventstore.session import Session
 
 _BATCH = 2_000

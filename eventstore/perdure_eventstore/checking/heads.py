@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from perdure_eventstore.faults import Fault, fault_of
+from perdure_eventstore.checking.faults import Fault, fault_of
 from perdure_eventstore.heads import HeadRefused, TreeHead, is_signed_by, read_note
 from perdure_eventstore.session import Session
 

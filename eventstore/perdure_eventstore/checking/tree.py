@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from perdure_eventstore.check_archived import Archived
-from perdure_eventstore.check_heads import Heads, KnownHead
-from perdure_eventstore.check_rows import HASH, POSITION
-from perdure_eventstore.faults import Fault, fault_of
+from perdure_eventstore.checking.archived import Archived
+from perdure_eventstore.checking.faults import Fault, fault_of
+from perdure_eventstore.checking.heads import Heads, KnownHead
+from perdure_eventstore.checking.rows import HASH, POSITION
 from perdure_eventstore.merkle import CHUNK, CHUNK_LEVEL, LEAF_BYTES, CompactRange, leaf_hash
 from perdure_eventstore.session import Session
 from perdure_eventstore.tree import Chunk, split_leaves

@@ -1,0 +1,1 @@
+"""The parts of the check of the log: ``verify`` puts them together."""
