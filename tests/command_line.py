@@ -1,11 +1,24 @@
-"""Real ``perdure`` processes for the tests."""
+"""Real ``perdure`` processes for the tests.
 
+``perdure`` forks its processes from a warm parent, which has the imports behind it: a second of work each.
+``started`` begins from nothing, as in a shell.
+"""
+
+import atexit
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import traceback
+from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+from acceptance.forks import ForkServer
+
+from perdure import cli
 
 PERDURE = (sys.executable, "-m", "perdure")
 
@@ -31,16 +44,14 @@ def environment(**more: str) -> dict[str, str]:
 
 def perdure(folder: Path, *arguments: str, stdin: str | bytes = b"", **settings: str) -> Answer:
     """Run one command in ``folder`` to its end."""
-    done = subprocess.run(
-        [*PERDURE, *arguments],
-        cwd=folder,
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        env=environment(**settings),
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+    warm = _warm()
+    place = warm.place / str(next(warm.numbers))
+    place.mkdir()
+    (place / "in").write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
+    warm.server.fork(
+        _run, place=str(place), folder=str(folder), arguments=arguments, settings=environment(**settings)
+    ).wait(60.0)
+    return Answer(int((place / "status").read_text()), (place / "out").read_text(), (place / "err").read_text())
 
 
 def started(folder: Path, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
@@ -54,3 +65,53 @@ def started(folder: Path, *arguments: str, **settings: str) -> "subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+class _Warm(NamedTuple):
+    server: ForkServer
+    place: Path
+    numbers: "count[int]"
+
+
+@cache
+def _warm() -> _Warm:
+    place = tempfile.TemporaryDirectory(prefix="perdure-commands-")
+    server = ForkServer(Path(place.name), "command_line", *_modules())
+    atexit.register(place.cleanup)
+    atexit.register(server.close)
+    return _Warm(server, Path(place.name), count())
+
+
+def _modules() -> list[str]:
+    """What the verbs import when they are called."""
+    folder = Path(cli.__file__).parent
+    return sorted(f"perdure.cli.{file.stem}" for file in folder.glob("[a-z]*.py"))
+
+
+def _run(place: str, **rest: Any) -> None:
+    """What the child does: it waits for one of its own, to whose exit status nothing is added."""
+    if not (pid := os.fork()):
+        _become(place, **rest)
+    Path(place, "status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+
+def _become(place: str, folder: str, arguments: list[str], settings: dict[str, str]) -> NoReturn:
+    """Do as ``python -m perdure`` would, with files for the standard streams."""
+    written = os.O_CREAT | os.O_WRONLY
+    for number, (name, flags) in enumerate({"in": os.O_RDONLY, "out": written, "err": written}.items()):
+        os.dup2(os.open(f"{place}/{name}", flags, 0o600), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(settings)
+    sys.argv[1:] = arguments
+    # An application is looked for where the command is given.
+    sys.path.insert(0, folder)
+    status: Any = 1
+    try:
+        cli.main()
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(status)

@@ -445,7 +445,8 @@ async def test_a_head_signed_while_its_events_are_checked_is_no_fault(
     async with opened(database_url) as engine:
         async with running(engine) as appender:
             await appender.append(new_stream(600))
-        fetch, signed = Borrowed.fetch, []
+        fetch = Borrowed.fetch
+        signed: list[str] = []
 
         async def fetch_and_sign(self: Borrowed, statement: str, parameters: Sequence[object] = ()) -> list[object]:
             found = await fetch(self, statement, parameters)
