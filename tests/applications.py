@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-import psycopg
+from logs import rows
 
 import perdure
 
@@ -63,12 +63,10 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
 
 def story(url: str, run: UUID) -> list[str]:
     """A run's events, each as its type, task and attempt."""
-    with psycopg.connect(url) as connection:
-        rows = connection.execute(
-            "select type, data::text from perdure.events where stream = %s order by version", (run,)
-        ).fetchall()
     found = []
-    for type_, text in rows:
+    for type_, text in rows(
+        url, "select type, data::text from perdure.events where stream = %s order by version", (run,)
+    ):
         data = orjson.loads(text)
         found.append(" ".join(str(part) for part in (type_, data.get("task_id"), data.get("attempt")) if part))
     return found
@@ -76,18 +74,13 @@ def story(url: str, run: UUID) -> list[str]:
 
 def facts(url: str, run: UUID, type_: str) -> list[dict[str, Any]]:
     """The engine's facts of a run's events of one type."""
-    with psycopg.connect(url) as connection:
-        rows = connection.execute(
-            "select data::text from perdure.events where stream = %s and type = %s order by version", (run, type_)
-        ).fetchall()
-    return [orjson.loads(text) for (text,) in rows]
+    wanted = "select data::text from perdure.events where stream = %s and type = %s order by version"
+    return [orjson.loads(text) for (text,) in rows(url, wanted, (run, type_))]
 
 
 def shards(url: str) -> dict[UUID, list[int]]:
     """Which shards each node holds under a lease that has not run out."""
     found = defaultdict[UUID, list[int]](list)
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("select node, shard from perdure.shards where lease_until > clock_timestamp()")
-        for node, shard in rows.fetchall():
-            found[node].append(shard)
+    for node, shard in rows(url, "select node, shard from perdure.shards where lease_until > clock_timestamp()"):
+        found[node].append(shard)
     return dict(found)

@@ -7,6 +7,7 @@ The server is the embedded one, or that of PERDURE_TEST_DATABASE_URL (its user m
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import psycopg
@@ -14,6 +15,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from debian_postgres import BINARIES, DebianPostgres
+from postgres_server import roomy_memory
 from psycopg import sql
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
@@ -36,19 +38,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """The URL of a Postgres that lives as long as the session."""
     if GIVEN_URL is not None:
         yield GIVEN_URL
         return
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    url = server.acquire()
-    with psycopg.connect(url, autocommit=True) as connection:
-        # What is thrown away needs no fsync, and dropping a database is a checkpoint.
-        connection.execute("alter system set fsync = off")
-        connection.execute("select pg_reload_conf()")
-    yield url
-    server.release()
+    with TemporaryDirectory(prefix="postgres-", dir=roomy_memory()) as folder:
+        server = EmbeddedPostgres(Path(folder) / "data")
+        url = server.acquire()
+        with psycopg.connect(url, autocommit=True) as connection:
+            # What is thrown away needs no fsync, and dropping a database is a checkpoint.
+            connection.execute("alter system set fsync = off")
+            connection.execute("select pg_reload_conf()")
+        yield url
+        server.release()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Node processes that live and die: what forked children run in the tests of the node."""
 
 import asyncio
+import json
 import os
 import signal
 from datetime import timedelta
@@ -10,6 +11,7 @@ from unittest.mock import patch
 from uuid import UUID
 
 from applications import new_app
+from logs import opened
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +20,9 @@ import perdure_engine.exactly_once as exactly_once
 import perdure_eventstore.append as append
 from perdure_eventstore import keeper
 from perdure_eventstore.archive import moving
+from perdure_eventstore.vault.file_store import FileKeyStore
+from perdure_eventstore.vault.postgres_store import PostgresKeyStore
+from perdure_eventstore.vault.stores import KeyStore
 
 
 def application(url: str, notes: str, **settings: Any) -> perdure.App:
@@ -89,3 +94,17 @@ async def archiver(url: str, folder: str, streams: int) -> None:
     with patch.object(moving, "STREAMS", streams):
         async with application(url, os.devnull) as app:
             await app.archive(Path(folder), timedelta(0))
+
+
+async def key_maker(folder: str, url: str, streams: list[str], start: float, answer: str) -> None:
+    """Make keys for ``streams``, from the moment ``start`` on, and write down which ones stand."""
+    own, stands = str(os.getpid()).encode(), dict[UUID, bytes | None]()
+    async with opened(url) as engine:
+        store: KeyStore = FileKeyStore(Path(folder)) if folder else PostgresKeyStore(engine)
+        wanted = [UUID(stream) for stream in streams]
+        await store.get(wanted[:1])
+        await asyncio.sleep(max(0.0, start - asyncio.get_running_loop().time()))
+        for n in range(0, len(wanted), 7):
+            stands |= await store.create(dict.fromkeys(wanted[n : n + 7], own))
+        await store.close()
+    Path(answer).write_text(json.dumps({str(stream): (key or b"").decode() for stream, key in stands.items()}))

@@ -1,6 +1,7 @@
 """What the tests of the log share."""
 
 import asyncio
+import atexit
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
@@ -81,8 +82,29 @@ def superuser(url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def rows(url: str, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
-    with superuser(url) as connection:
-        return connection.execute(statement.encode(), parameters).fetchall()
+    """What ``statement`` gives, over a connection that is kept: many tests ask until something has come about."""
+    connection = _kept.get(url)
+    if connection is not None:
+        try:
+            return connection.execute(statement.encode(), parameters).fetchall()
+        except psycopg.OperationalError:
+            # It was ended since, with its server or by a test: it tells nothing of the statement.
+            if not connection.closed:
+                raise
+    _close_kept()
+    connection = _kept[url] = psycopg.connect(url, autocommit=True)
+    return connection.execute(statement.encode(), parameters).fetchall()
+
+
+_kept: dict[str, psycopg.Connection[Any]] = {}
+"""One at most: that of the last database asked."""
+
+
+@atexit.register
+def _close_kept() -> None:
+    for connection in _kept.values():
+        connection.close()
+    _kept.clear()
 
 
 def execute(url: str, *statements: str) -> None:

@@ -17,7 +17,7 @@ _START_SECONDS = 30.0
 _ROOM = 2_000_000_000
 
 
-def _roomy_memory() -> str | None:
+def roomy_memory() -> str | None:
     """A file system in memory, where there is room for some servers: kill -9 loses nothing of it, and it is quick."""
     memory = "/dev/shm"
     return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM else None
@@ -32,7 +32,7 @@ class PostgresServer:
     def __init__(self, binaries: Path, data: Path | None = None, **settings: str) -> None:
         """``data``: where its data shall be, instead of inside its folder. ``settings`` as in postgresql.conf."""
         self.binaries = binaries
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=_roomy_memory() or "/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir=roomy_memory() or "/tmp"))
         self.data = data or self.folder / "data"
         self.log = self.folder / "log"
         self.settings = {"max_prepared_transactions": "10", "timezone": "UTC", **settings}

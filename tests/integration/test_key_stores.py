@@ -1,14 +1,15 @@
 """The key stores: what was kept stands, the first to come wins, and what was destroyed never comes back."""
 
 import asyncio
-import multiprocessing
-import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import lives
+import orjson
 import pytest
+from acceptance.forks import ForkServer, fork_server
 from logs import execute, opened, rows
 
 from perdure_eventstore.errors import LogUnavailable
@@ -65,38 +66,29 @@ async def test_many_keys_at_once(store: KeyStore) -> None:
     assert (await store.get([UUID(int=1)]))[UUID(int=1)] == b"1'"
 
 
-def _create(folder: str, url: str, streams: list[UUID], start: float, answers: "multiprocessing.Queue[object]") -> None:
-    async def work() -> dict[UUID, bytes | None]:
-        own, stands = b"%d" % os.getpid(), dict[UUID, bytes | None]()
-        async with opened(url) as engine:
-            store: KeyStore = FileKeyStore(Path(folder)) if folder else PostgresKeyStore(engine)
-            await store.get(streams[:1])
-            await asyncio.sleep(max(0.0, start - asyncio.get_running_loop().time()))
-            for n in range(0, len(streams), 7):
-                stands |= await store.create(dict.fromkeys(streams[n : n + 7], own))
-            await store.close()
-        return stands
-
-    answers.put(asyncio.run(work()))
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with fork_server(tmp_path_factory.mktemp("children"), lives.__name__) as server:
+        yield server
 
 
 @pytest.mark.parametrize("kind", ["file", "postgres"])
 async def test_processes_that_create_a_key_for_one_stream_at_once_agree_on_it(
-    kind: str, database_url: str, tmp_path: Path
+    kind: str, database_url: str, tmp_path: Path, forks: ForkServer
 ) -> None:
-    streams = [uuid4() for _ in range(70)]
-    context = multiprocessing.get_context("spawn")
-    answers: multiprocessing.Queue[object] = context.Queue()
-    start = asyncio.get_running_loop().time() + 3.0
-    arguments = (str(tmp_path) if kind == "file" else "", database_url, streams, start, answers)
-    processes = [context.Process(target=_create, args=arguments) for _ in range(3)]
-    for process in processes:
-        process.start()
-    found = [await asyncio.to_thread(answers.get, True, 60) for _ in processes]
-    for process in processes:
-        await asyncio.to_thread(process.join, 30)
+    streams = [str(uuid4()) for _ in range(70)]
+    start = asyncio.get_running_loop().time() + 0.5
+    folder = str(tmp_path) if kind == "file" else ""
+    answers = [tmp_path / f"answer-{n}" for n in range(3)]
+    children = [
+        forks.fork(lives.key_maker, folder=folder, url=database_url, streams=streams, start=start, answer=str(answer))
+        for answer in answers
+    ]
+    for child in children:
+        child.wait(60.0)
+    found = [orjson.loads(answer.read_bytes()) for answer in answers]
     assert found[0] == found[1] == found[2]
-    assert set(found[0]) == set(streams)  # type: ignore[call-overload]
+    assert set(found[0]) == set(streams)
 
 
 async def test_the_file_is_its_owners_alone_and_holds_nothing_of_a_destroyed_key(tmp_path: Path) -> None:

@@ -132,38 +132,43 @@ async def test_with_a_snapshot_and_without_one_a_run_is_the_same(
 OTHER_STATE = "(select state from perdure.snapshots where run <> '{run}')"
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ("state = set_byte(state, length(state) / 2, get_byte(state, length(state) / 2) # 1)", "it is damaged"),
-        ("state = set_byte(state, 3, get_byte(state, 3) # 128)", "it is damaged"),
-        ("state = substring(state from 1 for length(state) - 1)", "it is damaged"),
-        ("state = ''", "it is damaged"),
-        (f"state = {OTHER_STATE}", "it is damaged"),
-        ("format = 'other'", "it was written by other code"),
-        ("hash = sha256(hash)", "the run has no event"),
-        ("version = version - 1", "the run has no event"),
-        ("version = 1000000", "the run has no event 1000000"),
-        ("version = 2", None),
-    ],
-    ids=["bit", "digest", "cut", "empty", "of another run", "other code", "hash", "version", "future", "old"],
-)
+SPOILT: list[tuple[str, str | None]] = [
+    ("state = set_byte(state, length(state) / 2, get_byte(state, length(state) / 2) # 1)", "it is damaged"),
+    ("state = set_byte(state, 3, get_byte(state, 3) # 128)", "it is damaged"),
+    ("state = substring(state from 1 for length(state) - 1)", "it is damaged"),
+    ("state = ''", "it is damaged"),
+    (f"state = {OTHER_STATE}", "it is damaged"),
+    ("format = 'other'", "it was written by other code"),
+    ("hash = sha256(hash)", "the run has no event"),
+    ("version = version - 1", "the run has no event"),
+    ("version = 1000000", "the run has no event 1000000"),
+    ("version = 2", None),
+]
+
+
 async def test_a_snapshot_that_is_not_what_was_kept_changes_nothing(
-    app: perdure.App, engine: AsyncEngine, database_url: str, change: str, why: str | None
+    app: perdure.App, engine: AsyncEngine, database_url: str, subtests: pytest.Subtests
 ) -> None:
     async with app.node(views=False):
         run = (await waiting_run(app, database_url)).run_id
         other = (await waiting_run(app, database_url)).run_id
     assert other != run
     straight = await folded(engine, app, run)
-    execute(database_url, f"update perdure.snapshots set {change.format(run=run)} where run = '{run}'")
-    session = Session(engine)
-    with capture_logs() as logs:
-        assert (await folded(engine, app, run, Snapshots(session, worth=3)))[:2] == straight[:2]
-    await session.close()
-    said = [line["why"] for line in logs if line["event"] == "a snapshot is not used, the run is folded"]
-    assert len(said) == (why is not None)
-    assert (why or "") in "".join(said)
+    execute(database_url, "create table kept as table perdure.snapshots")
+    for change, why in SPOILT:
+        execute(
+            database_url,
+            "delete from perdure.snapshots",
+            "insert into perdure.snapshots select * from kept",
+            f"update perdure.snapshots set {change.format(run=run)} where run = '{run}'",
+        )
+        session = Session(engine)
+        with subtests.test(change), capture_logs() as logs:
+            assert (await folded(engine, app, run, Snapshots(session, worth=3)))[:2] == straight[:2]
+            said = [line["why"] for line in logs if line["event"] == "a snapshot is not used, the run is folded"]
+            assert len(said) == (why is not None)
+            assert (why or "") in "".join(said)
+        await session.close()
 
 
 async def test_a_snapshot_is_gone_with_its_run(app: perdure.App, engine: AsyncEngine, database_url: str) -> None:
@@ -238,7 +243,7 @@ async def test_no_snapshots_are_taken_where_none_are_wanted(database_url: str) -
     assert kept(database_url) == {}
 
 
-async def test_a_waiting_run_reached_by_200_events_reads_each_of_its_events_a_few_times_at_most(
+async def test_a_waiting_run_reached_by_100_events_reads_each_of_its_events_a_few_times_at_most(
     database_url: str, fetched: Fetched
 ) -> None:
     app = new_app(database_url)
@@ -249,14 +254,14 @@ async def test_a_waiting_run_reached_by_200_events_reads_each_of_its_events_a_fe
         await until_version(database_url, run.run_id, 25)
         result = asyncio.create_task(run.result(timeout=300))
         watching = asyncio.create_task(_watch(new_app(database_url), run.run_id))
-        for n in range(200):
+        for n in range(100):
             before = version(database_url, run.run_id)
-            await app.publish("came", {"last": n == 199, "n": n}, run=run.run_id)
+            await app.publish("came", {"last": n == 99, "n": n}, run=run.run_id)
             await until_version(database_url, run.run_id, before + 1)
-        assert await result == 199
-        assert await watching == 199
+        assert await result == 99
+        assert await watching == 99
     total = version(database_url, run.run_id)
-    assert total > 225
+    assert total > 125
     assert fetched.of(run.run_id) <= 4 * total
     assert max(count for (stream, _), count in fetched.items() if stream == run.run_id) <= 4
     assert_kept(database_url)

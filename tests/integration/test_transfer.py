@@ -223,11 +223,12 @@ async def test_an_export_never_cuts_an_append_in_two(source: AsyncEngine) -> Non
         async with running(source) as appender:
             while not stop.is_set():
                 await appender.append(new_stream(3))
+                await asyncio.sleep(0.005)
 
     writers = [asyncio.ensure_future(write()) for _ in range(6)]
     counts: list[int] = []
     try:
-        for _ in range(15):
+        for _ in range(8):
             text, _said = await exported(source)
             found: dict[UUID, int] = {}
             for line in export_lines(io.BytesIO(text)):

@@ -197,15 +197,15 @@ asyncio.run(main())
 
 
 async def test_memory_stays_flat(database_url: str) -> None:
-    """Kilobytes at 20,000 events and at 200,000, in processes of their own."""
+    """Kilobytes at 10,000 events and at 80,000, in processes of their own."""
     execute(database_url, "set synchronous_commit = off")
     measured = []
     async with opened(database_url) as engine:
-        for events in (20_000, 180_000):
+        for events in (10_000, 70_000):
             await append(engine, events, stream=100)
             command = [sys.executable, "-c", MEASURE, database_url]
             done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=120)
             measured.append([int(word) for word in done.stdout.split()])
     (few, before), (many, after) = measured
-    assert (few, many) == (20_000, 200_000)
+    assert (few, many) == (10_000, 80_000)
     assert after < before + 8 * 1024
