@@ -204,10 +204,8 @@ class Holder:
         self._timers.look()
         if run.state.status == "stopping":
             self._attempts.cancel_run(run.run_id)
-        for task_id, task in run.state.tasks.items():
-            # One that waits for a slot already begins once: the second time nothing comes of it.
-            if task.status == "scheduled" and self.take_slot(run, task_id):
-                self._begin(run, task_id)
+        # One that waits for a slot already begins once: the second time nothing comes of it.
+        self._resume(run)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
         if isinstance(error, FenceLost) or run.state.status == "new":

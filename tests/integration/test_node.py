@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import lives
 import psycopg
@@ -18,6 +19,11 @@ from acceptance.forks import Child, ForkServer, fork_server
 from applications import ONCE, facts, new_app, shards, story, task, until, workflow
 
 import perdure
+from perdure_engine import holder
+from perdure_engine.history import load_run
+from perdure_engine.run import new_run
+from perdure_engine.run.commands import StartRun
+from perdure_eventstore.door import Json
 
 pytestmark = pytest.mark.every_postgres
 
@@ -75,6 +81,34 @@ async def test_a_dead_nodes_runs_are_taken_over_and_the_interrupted_attempt_is_r
         "RunCompleted",
     ]  # fmt: skip
     assert facts(world.url, run.run_id, "TaskInterrupted")[0].get("clean", False) is False
+    assert_kept(world.url)
+
+
+async def test_a_run_whose_start_is_repeated_while_it_is_taken_over_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a node that died between a run's start and the note that its event is routed."""
+    first = world.start_node()
+    run = await world.run(workflow("w", task("a", inputs={"seconds": "{{seconds}}"})), {"seconds": 0.5})
+    await until(lambda: world.notes("a 1 begins"))
+    first.kill()
+    heir = lives.application(world.url, str(world.file))
+    repeated = list[asyncio.Task[bool]]()
+
+    async def load_late(reader: Any, registry: Any, run_id: UUID, snapshots: Any) -> Any:
+        known = await load_run(reader, registry, run_id, snapshots)
+        tenure = heir.client.node.tenure if heir.client.node else None
+        assert tenure is not None
+        start = StartRun(at=tenure.now(), input=Json.of(None))
+        repeated.append(asyncio.create_task(tenure.start_run(new_run(known.state.definition, run_id), start)))
+        await until(lambda: tenure.holder.knows(run_id))
+        return known
+
+    monkeypatch.setattr(holder, "load_run", load_late)
+    async with heir.node(views=False):
+        await run.result(timeout=10)
+        assert [await task for task in repeated] == [False]
+    assert world.story(run)[3:5] == ["TaskInterrupted a 1", "TaskScheduled a 2"]
     assert_kept(world.url)
 
 
