@@ -28,6 +28,15 @@ ROOT = Path(__file__).parent.parent
 GIVEN_URL = os.environ.pop("PERDURE_TEST_DATABASE_URL", None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        choices=["newest", "15", "all"],
+        default="all",
+        help="newest: no test a second time; 15: only what runs a second time, on Debian's Postgres 15; all: both",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every_postgres: run with each version of Postgres there is here")
 
@@ -35,6 +44,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames and metafunc.definition.get_closest_marker("every_postgres"):
         metafunc.parametrize("database_url", ["template", "template_15"], ids=["newest", "15"], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (wanted := config.getoption("postgres")) != "all":
+        others = [item for item in items if _postgres_of(item) != wanted]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+
+
+def _postgres_of(item: pytest.Item) -> str:
+    """The version an item runs on: that of its database, or of a server of its own."""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return "15" if given.get("database_url") == "template_15" or given.get("version") == "15" else "newest"
 
 
 @pytest.fixture(scope="session")
