@@ -21,7 +21,7 @@ class WorkStatement(Statement):
     """``append_with_work``: the append, a node's fence, and the working set. A client has no fence."""
 
     def __init__(self, schema: str = "perdure", node: UUID | None = None, epoch: int = 0) -> None:
-        self._call(schema, "append_with_work", 3)
+        self._call(schema, "append_with_work", "commit_with_work", 3)
         self._fence = [None if node is None else node.bytes, epoch.to_bytes(4, "big")]
 
     def parameters(self, batch: Sequence[Append]) -> list[bytes | None]:

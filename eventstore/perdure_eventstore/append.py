@@ -79,16 +79,21 @@ class Appended(NamedTuple):
 class Statement:
     """The statement that appends. A layer above may wrap ``append_batch`` in a function that takes more.
 
-    Its own parameters go first, and it answers ``lost``, ``positions`` and ``clock`` as well.
+    Its own parameters go first, and it answers ``lost``, ``positions`` and ``clock`` as well. Where the append is a
+    transaction of its own, a procedure around that function is called, which commits.
     """
 
     def __init__(self, schema: str = "perdure") -> None:
-        self._call(schema, "append_batch", 0)
+        self._call(schema, "append_batch", "commit_batch", 0)
 
-    def _call(self, schema: str, function: str, own: int) -> None:
+    def _call(self, schema: str, function: str, procedure: str, own: int) -> None:
         count = own + PARAMETERS
         places = ", ".join([f"${place}" for place in range(1, count + 1)])
-        self.prepared = Prepared(f'select lost, positions, clock from "{schema}".{function}({places})', count)
+        self.prepared = Prepared(
+            f'call "{schema}".{procedure}({places}, null, null, null)',
+            count,
+            inside=f'select lost, positions, clock from "{schema}".{function}({places})',
+        )
 
     def parameters(self, batch: Sequence[Append]) -> list[bytes | None]:
         """What goes before the parameters of ``append_batch``, in Postgres' binary form."""

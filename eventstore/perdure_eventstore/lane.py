@@ -25,12 +25,6 @@ T = TypeVar("T")
 Answer = Appended | list[Appended] | LogError
 """What an append is told; for several together, where each landed."""
 
-LONGEST = 60
-"""Seconds that the server, from Postgres 17 on, gives one statement of an appender to begin and to commit."""
-
-_BOUND = """select set_config('transaction_timeout', %s, false)
-    where current_setting('server_version_num')::integer >= 170000"""
-
 log = structlog.get_logger(__name__)
 
 
@@ -52,7 +46,6 @@ class Lane:
     ) -> None:
         """``patience`` is how many seconds a batch waits for a database that cannot be reached."""
         self._session, self._vault = Session(engine), vault
-        self._bounded = 0
         self._statement, self._clock, self._patience = statement, clock, patience
         self._own = (
             f'select position, version, hash from "{schema}".events e where stream = %s and version >= %s '
@@ -125,27 +118,12 @@ class Lane:
 
     async def _send_once(self, batch: Batch, *, may_be_ours: bool) -> list[Appended | LogError]:
         try:
-            connection = await self._connection()
+            connection = await self._session.connection()
             answers = await send(connection, self._statement, batch, self._clock)
             return [answer or await self._loser(connection, batch, i, may_be_ours) for i, answer in enumerate(answers)]
         except LogUnavailable:
             await self._session.close()
             raise
-
-    async def _connection(self) -> AsyncConnection[Any]:
-        """The lane's connection, on which no transaction lasts.
-
-        The server runs a statement when it has its last message but one, and commits at the last, which is five bytes:
-        a client frozen right between the two would hold the log's locks for as long as it sleeps.
-        """
-        connection = await self._session.connection()
-        if self._bounded != self._session.opened:
-            try:
-                await connection.execute(_BOUND, (f"{LONGEST}s",))
-            except psycopg.Error as error:
-                raise domain_error(error) from error
-            self._bounded = self._session.opened
-        return connection
 
     async def _loser(
         self, connection: AsyncConnection[Any], batch: Batch, index: int, may_be_ours: bool

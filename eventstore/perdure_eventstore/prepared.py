@@ -21,10 +21,13 @@ _DONE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
 class Prepared:
-    """``sql`` with ``$1``, ``$2``, …; parameters and answers are in Postgres' binary form."""
+    """``sql`` with ``$1``, ``$2``, …; parameters and answers are in Postgres' binary form.
 
-    def __init__(self, sql: str, parameters: int) -> None:
-        self._sql = sql.encode()
+    ``inside`` does the same in somebody's open transaction, where ``sql`` is one of its own and commits.
+    """
+
+    def __init__(self, sql: str, parameters: int, *, inside: str | None = None) -> None:
+        self._sql, self._inside = sql.encode(), (inside or sql).encode()
         self._name = b"perdure_%d" % next(_numbers)
         self._formats = [Format.BINARY] * parameters
         self._prepared_on: WeakSet[AsyncConnection[Any]] = WeakSet()
@@ -37,7 +40,7 @@ class Prepared:
                 # In somebody's transaction: psycopg deallocates every statement after a rollback, and one that is gone
                 # would end the transaction.
                 pgconn.send_query_params(
-                    self._sql, parameters, param_formats=self._formats, result_format=Format.BINARY
+                    self._inside, parameters, param_formats=self._formats, result_format=Format.BINARY
                 )
                 return await _answer(connection)
             if not connection.autocommit:
@@ -58,7 +61,8 @@ class Prepared:
 async def _answer(connection: AsyncConnection[Any]) -> PGresult:
     generator: PQGen[list[PGresult]] = generators.execute(connection.pgconn)
     results = await connection.wait(generator)
-    # COMMIT comes after the answer: what goes wrong there, or a connection lost by then, is one more result.
+    # Unless the statement commits by itself, COMMIT comes after its answer: what goes wrong there, or a connection
+    # lost by then, is one more result.
     for result in results:
         if result.status not in _DONE:
             if result.error_field(DiagnosticField.SQLSTATE) is None:

@@ -101,3 +101,36 @@ begin
         perform perdure.write_work(companion, coalesce(left_out, '{}'), appends, positions);
     end if;
 end $$;
+
+-- The two as transactions of their own. A client sends a statement and then, five bytes that it may be frozen before,
+-- the word to commit: a procedure commits without waiting for it, so that nobody ever holds the log's locks asleep.
+create procedure perdure.commit_batch(
+    recorded_at timestamptz, large boolean,
+    streams uuid[], expected_versions integer[], expected_hashes bytea[], groups integer[],
+    appends integer[], versions integer[], ids uuid[], types text[], schema_versions smallint[],
+    data text[], metadata text[], payloads bytea[], salts bytea[], digests bytea[], hashes bytea[],
+    inout lost integer[], inout positions bigint[], inout clock timestamptz
+) language plpgsql as $$
+begin
+    select b.lost, b.positions, b.clock into lost, positions, clock
+    from perdure.append_batch(recorded_at, large, streams, expected_versions, expected_hashes, groups, appends,
+                              versions, ids, types, schema_versions, data, metadata, payloads, salts, digests,
+                              hashes) b;
+    commit;
+end $$;
+
+create procedure perdure.commit_with_work(
+    node uuid, epoch integer, companion json,
+    recorded_at timestamptz, large boolean,
+    streams uuid[], expected_versions integer[], expected_hashes bytea[], groups integer[],
+    appends integer[], versions integer[], ids uuid[], types text[], schema_versions smallint[],
+    data text[], metadata text[], payloads bytea[], salts bytea[], digests bytea[], hashes bytea[],
+    inout lost integer[], inout positions bigint[], inout clock timestamptz
+) language plpgsql as $$
+begin
+    select w.lost, w.positions, w.clock into lost, positions, clock
+    from perdure.append_with_work(node, epoch, companion, recorded_at, large, streams, expected_versions,
+                                  expected_hashes, groups, appends, versions, ids, types, schema_versions, data,
+                                  metadata, payloads, salts, digests, hashes) w;
+    commit;
+end $$;

@@ -42,7 +42,8 @@ class PlaceFile:
         """Write the place remembered last."""
         if self._place is None:
             return
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        # Always the same name: what a killed check leaves of it, the next one takes away.
+        beside = self._path.with_name(f"{self._path.name}.part")
         try:
             with beside.open("wb") as file:
                 file.write(msgspec.json.encode(self._place))

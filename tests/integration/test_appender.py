@@ -236,7 +236,7 @@ async def test_a_backend_killed_mid_append_costs_nothing_but_a_moment(engine: As
             async with anyio.create_task_group() as group:
                 group.start_soon(appender.append, one)
                 kill = b"""select pg_terminate_backend(pid, 5000) from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock' and query like '%append_batch%'"""
+                    where datname = current_database() and wait_event_type = 'Lock' and query like '%commit_batch%'"""
                 await until(lambda: killer.execute(kill).fetchall() == [(True,)])
                 connection.execute("rollback")
     assert len(await read_stream(engine, one.stream)) == 2

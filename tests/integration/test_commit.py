@@ -1,4 +1,4 @@
-"""What goes wrong in COMMIT, when the statement itself has been answered already."""
+"""What goes wrong in COMMIT, and between it and the answer."""
 
 import asyncio
 
@@ -37,17 +37,20 @@ async def test_what_commit_refuses_is_told_to_its_caller_and_the_others_are_reco
         assert [len(await read_stream(engine, one.stream)) for one in (mate, unwanted, later)] == [1, 0, 1]
 
 
-async def test_a_backend_that_ends_between_answer_and_commit_has_recorded_nothing_and_is_tried_again(
+async def test_a_backend_that_ends_after_the_commit_and_before_the_answer_has_recorded_it_once(
     database_url: str,
 ) -> None:
-    held = "select pid from pg_locks where relation = 'perdure.events_position_seq'::regclass"
+    appending_backends = (
+        "select pid from pg_stat_activity where query like '%commit_batch%' and pid <> pg_backend_pid()"
+    )
     async with breaking_proxy(database_url) as (through, proxy), opened(through) as engine, running(engine) as appender:
         await appender.append(new_stream())
         proxy.hold_next(b"Unwanted", lambda piece: len(SYNC))
         append = marked()
         appending = asyncio.create_task(appender.append(append))
-        await until(lambda: rows(database_url, held))
+        await until(lambda: rows(database_url, "select from perdure.events where stream = %s", (append.stream,)))
+        assert not appending.done()
         with superuser(database_url) as killer:
-            killer.execute(f"select pg_terminate_backend(pid) from ({held}) as h".encode())
+            killer.execute(f"select pg_terminate_backend(pid) from ({appending_backends}) as b".encode())
         answer = await appending
         assert [item.position for item in await read_stream(engine, append.stream)] == list(answer.positions)

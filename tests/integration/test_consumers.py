@@ -306,7 +306,7 @@ async def test_connections_killed_at_random_lose_and_repeat_nothing(
     print(f"seed {seed}")
     random, killed = Random(seed), 0
     victims = """select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-        and query not like '%append_batch%'"""
+        and query not like '%commit_batch%'"""
     with superuser(database_url) as killer:
         async with consuming(engine, consumers=3, name=NAME, parts=4, batch=3, start="beginning"):
             writing = asyncio.gather(*(write(appender, Random(seed + n), 60) for n in range(4)))
