@@ -1,6 +1,7 @@
 """Erasing what users gave to a run, or published: which may be, and why another may not."""
 
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 from perdure_engine.history import UnknownRun
@@ -37,37 +38,69 @@ class Erasure:
     async def erase(self, stream: UUID, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
         """Erase the payloads of a run or a published event. Again is no-op, and completes one that was broken off.
 
-        Of one that was archived the payloads are taken out of its file, which is ``archive`` if it was moved since.
+        Of one that was archived the payloads are taken out of its file, and out of ``archive`` if it was moved there.
         Raises UnknownRun, ErasureRefused, LogError, VaultError, TransferRefused, OSError.
         """
-        rows = await self._session.fetch(self._look, (stream,))
-        first, ended, routed, reader, file = rows[0]
-        if first is None:
-            raise UnknownRun(stream, f"there is no run or published event {stream}")
-        if first == ARCHIVED:
-            return await self._erase_archived(stream, archive or Path(file), reason, actor)
-        if first == "RunStarted" and not ended:
-            raise ErasureRefused(f"run {stream} is open and needs its inputs: cancel it first, or let it end")
-        if first in ("EventPublished", "StartRequested") and not routed:
-            raise ErasureRefused(f"event {stream} was not routed to its runs yet: a node has to do that first")
-        if reader is not None:
-            raise ErasureRefused(f"run {reader} has not taken in event {stream} yet: a node has to do that first")
-        if first not in ("RunStarted", "EventPublished", "StartRequested"):
-            raise ErasureRefused(f"{stream} is neither a run nor a published event: only their payloads are erased")
-        erased = await self._keeper.erase(stream, reason, actor)
-        if first == "RunStarted":
-            # A run that was asked for in SQL has its input in the request too.
-            request = await self._keeper.erase(start_stream(stream), reason, actor)
-            erased = Erased(stream, erased.payloads + request.payloads)
-        return erased
+        # A run that was asked for in SQL has its input in the request too; one that was not started, there alone.
+        found = [each for each in (await self._look_at(stream), await self._look_at(start_stream(stream))) if each]
+        if not found:
+            raise UnknownRun(stream, sentence=f"there is no run or published event {stream}")
+        for each in found:
+            each.check()
+        payloads = [await self._erase(each, archive, reason, actor) for each in found]
+        return Erased(stream, sum(payloads))
 
-    async def _erase_archived(self, stream: UUID, file: Path, reason: str, actor: str) -> Erased:
+    async def _look_at(self, stream: UUID) -> "_Standing | None":
+        rows = await self._session.fetch(self._look, (stream,))
+        standing = _Standing(stream, *rows[0])
+        return standing if standing.first is not None else None
+
+    async def _erase(self, standing: "_Standing", archive: Path | None, reason: str, actor: str) -> int:
+        if standing.file is None:
+            return (await self._keeper.erase(standing.stream, reason, actor)).payloads
+        return await self._erase_archived(standing.stream, Path(standing.file), archive, reason, actor)
+
+    async def _erase_archived(self, stream: UUID, file: Path, moved: Path | None, reason: str, actor: str) -> int:
         await self._keeper.destroy_key(stream)
-        if not file.is_file():
+        files = {each.resolve() for each in (file, moved) if each is not None and each.is_file()}
+        if not files:
             raise ErasureRefused(f"{stream} was archived, and its file {file} is not there: say where it is now")
-        # The file first: broken off between the two, the repeat finds nothing in the file and says so in the log.
-        payloads = erase_in(file, stream)
+        # The files first: broken off between the two, the repeat finds nothing in them and says so in the log.
+        erased = [count for each in files if (count := erase_in(each, stream)) is not None]
+        if not erased:
+            raise ErasureRefused(f"{stream} was archived in {file}, and {moved} holds nothing of it")
+        payloads = max(erased)
         (said,) = await self._session.fetch(self._said, (stream,))
         if payloads or not said[0]:
             await self._keeper.record_archived_erasure(stream, payloads, reason, actor)
-        return Erased(stream, payloads)
+        return payloads
+
+
+class _Standing(NamedTuple):
+    """What there is of a stream, and who still needs it."""
+
+    stream: UUID
+    first: str | None
+    """The type of the first event that is left of it."""
+    ended: bool
+    routed: bool
+    reader: str | None
+    file: str | None
+    """Where it was archived."""
+
+    def check(self) -> None:
+        """Raise ErasureRefused unless it may be erased."""
+        if self.first == ARCHIVED:
+            return
+        if self.first == "RunStarted" and not self.ended:
+            raise ErasureRefused(f"run {self.stream} is open and needs its inputs: cancel it first, or let it end")
+        if self.first in ("EventPublished", "StartRequested") and not self.routed:
+            raise ErasureRefused(f"event {self.stream} was not routed to its runs yet: a node has to do that first")
+        if self.reader is not None:
+            raise ErasureRefused(
+                f"run {self.reader} has not taken in event {self.stream} yet: a node has to do that first"
+            )
+        if self.first not in ("RunStarted", "EventPublished", "StartRequested"):
+            raise ErasureRefused(
+                f"{self.stream} is neither a run nor a published event: only their payloads are erased"
+            )

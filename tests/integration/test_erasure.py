@@ -349,3 +349,15 @@ async def test_the_key_and_the_request_of_a_run_go_with_it(database_url: str) ->
         assert found_in(database_url, MARK) == []
     async with opened(database_url) as engine, raw_connection(engine) as connection:
         assert [each.fault async for each in verify(connection)][-1] is None
+
+
+async def test_a_run_that_was_asked_for_and_never_started_is_erased_by_its_id(database_url: str) -> None:
+    run = rows(database_url, "select perdure.start('nowhere', json_build_object('mark', %s::text))", [MARK])[0][0]
+    async with forgetful_app(database_url) as app:
+        with pytest.raises(ErasureRefused, match="was not routed to its runs yet"):
+            await app.erase(run)
+        async with app.node():
+            await until(lambda: len(rows(database_url, "select from perdure.events where type = 'EventRouted'")) == 1)
+        assert [(await app.erase(run)).payloads for _ in range(2)] == [1, 0]
+    assert found_in(database_url, MARK) == []
+    await chains_hold(database_url)

@@ -93,9 +93,13 @@ async def some_runs(url: str, **settings: Any) -> dict[str, UUID]:
             await failed.result(timeout=10)
         await until(lambda: "TaskCompleted first 1" in story(url, waits.run_id))
         await fill(url)
-        behind = "select 1 from perdure.projections where position < (select max(position) from perdure.events)"
-        await until(lambda: not rows(url, behind))
+        await views_are_kept_up(url)
     return {"event": event.event_id, "done": done.run_id, "failed": failed.run_id, "waits": waits.run_id}
+
+
+async def views_are_kept_up(url: str) -> None:
+    behind = "select 1 from perdure.projections where position < (select max(position) from perdure.events)"
+    await until(lambda: not rows(url, behind))
 
 
 async def fill(url: str) -> None:
@@ -343,6 +347,41 @@ async def test_an_archived_run_is_erased_in_its_file(
     assert len(heads(elsewhere)) == 3
     assert [event.payload for event in events_of(elsewhere, ids["done"])] == [None] * 5
     await is_whole(database_url)
+
+
+@pytest.mark.parametrize("moved", ["the run", "the request", "both"])
+async def test_a_run_that_was_asked_for_in_sql_is_erased_wherever_it_and_the_request_are(
+    database_url: str, folder: Path, moved: str
+) -> None:
+    every: dict[str, dict[str, Any]] = {"the run": {"workflow": "w"}, "the request": {"limit": 1}, "both": {}}
+    async with app_on(database_url).node() as app:
+        await app.register(WORKFLOW)
+        asked = "select perdure.start('w', json_build_object('mark', %s::text))"
+        run = rows(database_url, asked, [MARK])[0][0]
+        await app.run(run).result(timeout=10)
+        await fill(database_url)
+        await views_are_kept_up(database_url)
+    (file,) = [each.file for each in await archive(database_url, folder, **every[moved])]
+    assert len(heads(file)) == (2 if moved == "both" else 1)
+    async with app_on(database_url) as app:
+        assert [(await app.erase(run)).payloads for _ in range(2)] == [4, 0]
+    assert MARK.encode() not in gzip.decompress(file.read_bytes())
+    assert found_in(database_url, MARK) == []
+    await is_whole(database_url)
+
+
+async def test_a_file_that_never_held_the_run_is_not_taken_for_its_archive(
+    database_url: str, folder: Path, tmp_path: Path
+) -> None:
+    ids = await some_runs(database_url)
+    one, two = (await archive(database_url, folder, limit=1))[0].file, (await archive(database_url, folder))[0].file
+    run, other = (ids["done"], two) if ids["done"] in heads(one) else (ids["done"], one)
+    mine = one if other is two else two
+    mine.rename(tmp_path / "elsewhere")
+    async with app_on(database_url) as app:
+        with pytest.raises(ErasureRefused, match=r"was archived in .*, and .* holds nothing of it"):
+            await app.erase(run, archive=other)
+    assert story(database_url, run) == ["StreamArchived"]
 
 
 async def test_views_folded_anew_beside_the_archives_are_as_they_were(database_url: str, folder: Path) -> None:

@@ -68,12 +68,12 @@ def events_of(path: Path, stream: UUID) -> list[RecordedEvent]:
     return [entry.event for entry in entries(path) if entry.event.stream == stream]
 
 
-def erase_in(path: Path, stream: UUID) -> int:
-    """Write the file anew without the payloads of ``stream``, and return how many there were.
+def erase_in(path: Path, stream: UUID) -> int | None:
+    """Write the file anew without the payloads of ``stream``; how many there were, None where it has no event of it.
 
     Raises TransferRefused, OSError, and then the file is as it was.
     """
-    erased, form = 0, JsonLines()
+    erased, met, form = 0, False, JsonLines()
     with gzip.open(path, "rb") as file:
         lines = export_lines(cast(BinaryIO, file))
         with writing(path) as write:
@@ -86,10 +86,11 @@ def erase_in(path: Path, stream: UUID) -> int:
             put(form.header(lines.header))
             for _, entry in lines:
                 event = entry.event
+                met |= event.stream == stream
                 if event.stream == stream and event.payload_salt is not None:
                     entry = entry._replace(event=event._replace(payload=None, payload_salt=None))
                     erased += 1
                 put(form.entry(entry))
                 tally.count(event.position, event.version)
             write(form.trailer(tally.trailer()))
-    return erased
+    return erased if met else None
