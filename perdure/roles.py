@@ -25,6 +25,7 @@ _TABLES: Final = """select c.relname, exists (select from pg_trigger t join pg_p
 async def grant_node(engine: AsyncEngine, schema: str, role: str) -> None:
     """Let ``role`` run nodes and clients: read everything, append through the functions, keep the working set.
 
+    Erasing, archiving and rotating the master key stay with the owner of the schema.
     To be said again after each migration. Raises LogError, for a role that is not there too.
     """
     async with raw_connection(engine) as connection, connection.transaction():

@@ -15,6 +15,7 @@ from perdure_engine.starting import StartOrder, WrongStart, key_is_open, start_c
 from perdure_engine.work import OPEN_KEY
 from perdure_eventstore.errors import AppendRefused
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.keeper import ARCHIVED
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
+
+_ANOTHER = "choose another run id"
 
 
 class Request:
@@ -87,20 +90,22 @@ class Requests:
             # A run with this key was started by other means just now.
             raise WrongStart(key_is_open(asked.workflow_id, asked.key)) from error
         if not await self._is_there(request):
-            raise WrongStart(f"{asked.run} is no run, but the id of something else; choose another run id")
+            raise WrongStart(f"{asked.run} is no run, but the id of something else; {_ANOTHER}")
 
     async def _is_there(self, request: Request) -> bool:
         """Whether the run was started, by this request or another way. Raises WrongStart if with other content."""
         asked = request.asked
         async for first in self._reader.stream(asked.run, batch=1):
+            if first.type == ARCHIVED:
+                raise WrongStart(f"{asked.run} was used before, and archived; {_ANOTHER}")
             if first.type != RunStarted.__name__:
-                raise WrongStart(f"{asked.run} is no run, but the id of something else; choose another run id")
+                raise WrongStart(f"{asked.run} is no run, but the id of something else; {_ANOTHER}")
+            if first.payload is None and first.payload_digest is not None:
+                raise WrongStart(f"run {asked.run} was started before, and its payloads were erased; {_ANOTHER}")
             started = decode(first)
             assert isinstance(started, RunStarted)
             mine = (asked.workflow_id, asked.event or started.event, asked.key, asked.payload)
             if mine != (started.workflow_id, started.event, started.key, started.input):
-                raise WrongStart(
-                    f"run {asked.run} was started before with another input, event or key; choose another run id"
-                )
+                raise WrongStart(f"run {asked.run} was started before with another input, event or key; {_ANOTHER}")
             return True
         return False

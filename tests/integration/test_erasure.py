@@ -22,7 +22,7 @@ from perdure.encryption import EncryptionSettings
 from perdure.roles import grant_node
 from perdure_engine.erasure import ErasureRefused
 from perdure_engine.history import UnknownRun
-from perdure_engine.identity import workflow_stream
+from perdure_engine.identity import start_stream, workflow_stream
 from perdure_eventstore import keeper
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.vault.master import new_master_key
@@ -361,3 +361,16 @@ async def test_a_run_that_was_asked_for_and_never_started_is_erased_by_its_id(da
         assert [(await app.erase(run)).payloads for _ in range(2)] == [1, 0]
     assert found_in(database_url, MARK) == []
     await chains_hold(database_url)
+
+
+async def test_a_run_that_was_erased_is_not_asked_for_again(database_url: str) -> None:
+    async with forgetful_app(database_url).node() as app:
+        await app.register(WORKFLOW)
+        run = await ended(app, MARK)
+        await app.erase(run.run_id)
+        again = "select perdure.start('w', json_build_object('mark', %s::text), run => %s)"
+        rows(database_url, again, [MARK, run.run_id])
+        (match,) = (await app.client.routed(start_stream(run.run_id), 10)).matches
+        assert (
+            match.reason == f"run {run.run_id} was started before, and its payloads were erased; choose another run id"
+        )

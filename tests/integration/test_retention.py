@@ -25,6 +25,7 @@ from perdure.migrate import migrate
 from perdure.retention import ArchiveRefused
 from perdure_engine.erasure import ErasureRefused
 from perdure_engine.history import RunArchived
+from perdure_engine.identity import start_stream
 from perdure_engine.imported import ImportedWork
 from perdure_eventstore.append import Append
 from perdure_eventstore.archive import moving
@@ -158,6 +159,15 @@ async def test_the_id_of_what_is_archived_is_never_used_again(database_url: str,
         await run.result(timeout=10)
     assert story(database_url, ids["done"]) == ["StreamArchived"]
     await is_whole(database_url)
+
+
+async def test_what_was_archived_is_not_asked_for_again(database_url: str, folder: Path) -> None:
+    run = (await some_runs(database_url))["done"]
+    await archive(database_url, folder)
+    async with app_on(database_url).node() as app:
+        rows(database_url, "select perdure.start('w', run => %s)", [run])
+        (match,) = (await app.client.routed(start_stream(run), 10)).matches
+    assert match.reason == f"{run} was used before, and archived; choose another run id"
 
 
 async def test_who_is_not_over_or_not_old_or_not_asked_for_stays(database_url: str, folder: Path) -> None:

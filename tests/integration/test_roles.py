@@ -62,6 +62,8 @@ async def test_a_node_works_under_a_role_of_few_rights(as_node: str) -> None:
         "alter table perdure.events disable trigger all",
         "select setval('perdure.events_position_seq', 1)",
         "update perdure.alembic_version set version_num = '0'",
+        "select perdure.erase_payloads(gen_random_uuid(), 1, '', '')",
+        "select perdure.remove_archived('{}', '{}', '{}', '', '')",
     ],
 )
 def test_what_is_not_an_append_is_refused_to_it(as_node: str, statement: str) -> None:
