@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from random import Random
 from time import monotonic
@@ -39,6 +40,21 @@ class Seen(NamedTuple):
     read: list[int]
     own: int
     """The position of the event that the open transaction published."""
+
+
+def faults(url: str, seen: Seen, seconds: float) -> Iterator[str]:
+    """What was held up, lost or doubled while the transaction was open for so many seconds."""
+    # Were the log locked, nothing at all would be read until the transaction ends.
+    if seen.during <= seen.before / 4:
+        yield f"{seen.during:.0f} appends/s beside the open transaction, {seen.before:.0f} before it"
+    if seen.lag >= min(seconds, 10.0):
+        yield f"a reader waited {seen.lag:.1f} s for what was acknowledged"
+    if others := [table for table, _ in seen.locks if not table.removeprefix("perdure.").startswith(("stag",))]:
+        yield f"the open transaction held locks on {', '.join(others)}"
+    if seen.read != [position for (position,) in rows(url, "select position from perdure.events order by 1")]:
+        yield "what was read is not the log, each event once and in order"
+    if missing := seen.acknowledged.union([seen.own]).difference(seen.read):
+        yield f"{len(missing)} events that were acknowledged were not read"
 
 
 async def beside_an_open_transaction(url: str, seconds: float, seed: int) -> Seen:

@@ -1,6 +1,7 @@
 """The log's hard life: writers and readers that are killed and frozen, a server that is, too; judged at the end."""
 
 import argparse
+import asyncio
 import signal
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from bad_days.chaos import Chaos
 from bad_days.crowd import Verdict
 from bad_days.race import race
 from bad_days.servers import VERSIONS, Servers, binaries
+from open_transaction import beside_an_open_transaction, faults
 
 _MOST_SHOWN = 30
 
@@ -35,11 +37,24 @@ def main() -> int:
                 with servers.running(options.postgres) as server:
                     if options.race:
                         verdict = race(server.url, forks, folder, options.seed, options.seconds)
+                    elif options.open_transaction:
+                        verdict = _beside_an_open_transaction(server.url, options.seed, options.seconds)
                     else:
                         verdict = Chaos(server, forks, folder, options.seed).run(options.seconds)
             finally:
                 servers.close()
     return _say(verdict, time.monotonic() - began)
+
+
+def _beside_an_open_transaction(url: str, seed: int, seconds: float) -> Verdict:
+    seen = asyncio.run(beside_an_open_transaction(url, seconds, seed))
+    counts = {
+        "appends a second before it": round(seen.before),
+        "appends a second beside it": round(seen.during),
+        "ms at most for a reader": round(1000 * seen.lag),
+        "events read": len(seen.read),
+    }
+    return Verdict(seed, counts, list(faults(url, seen, seconds)))
 
 
 def _say(verdict: Verdict, seconds: float) -> int:
@@ -58,7 +73,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(2**32), help="what happens, and when")
     parser.add_argument("--postgres", choices=VERSIONS, default="newest", help="the embedded one, or Debian's 15")
-    parser.add_argument("--race", action="store_true", help="two processes race on one stream, and nothing else")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--race", action="store_true", help="two processes race on one stream, and nothing else")
+    alone.add_argument(
+        "--open-transaction",
+        action="store_true",
+        help="load, and beside it a caller's transaction that stays open as long, and nothing else",
+    )
     return parser.parse_args()
 
 
