@@ -36,7 +36,7 @@ class Seen(NamedTuple):
     """The longest, in seconds, that a reader waited for an event that was acknowledged, while it was open."""
     locks: list[tuple[str, str]]
     """What it held in the schema at its end."""
-    acknowledged: set[int]
+    acknowledged: list[int]
     read: list[int]
     own: int
     """The position of the event that the open transaction published."""
@@ -53,14 +53,14 @@ def faults(url: str, seen: Seen, seconds: float) -> Iterator[str]:
         yield f"the open transaction held locks on {', '.join(others)}"
     if seen.read != [position for (position,) in rows(url, "select position from perdure.events order by 1")]:
         yield "what was read is not the log, each event once and in order"
-    if missing := seen.acknowledged.union([seen.own]).difference(seen.read):
+    if missing := {*seen.acknowledged, seen.own}.difference(seen.read):
         yield f"{len(missing)} events that were acknowledged were not read"
 
 
 async def beside_an_open_transaction(url: str, seconds: float, seed: int) -> Seen:
     """Load for ``seconds`` without the transaction and as long with it; then it commits."""
     random, app = Random(seed), perdure.App(url)
-    acknowledged: set[int] = set()
+    acknowledged: list[int] = []
     stopping = asyncio.Event()
     async with opened(url, pool_size=30) as engine, running(engine) as appender, reading(engine) as reader:
         feed = Feed(engine, interval=0.05)
@@ -92,10 +92,10 @@ async def beside_an_open_transaction(url: str, seconds: float, seed: int) -> See
     return Seen(before, during, lag, locks, acknowledged, read, own)
 
 
-async def _append(appender: Appender, acknowledged: set[int], stopping: asyncio.Event) -> None:
+async def _append(appender: Appender, acknowledged: list[int], stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         appended = await appender.append(new_stream(payload=b'{"n": 1}'))
-        acknowledged.update(appended.positions)
+        acknowledged.extend(appended.positions)
 
 
 async def _publish(app: perdure.App, url: str, random: Random, stopping: asyncio.Event) -> None:
@@ -117,18 +117,18 @@ async def _follow(feed: Feed, reader: Reader, read: list[int]) -> None:
         position = mark
 
 
-async def _rate(acknowledged: set[int], seconds: float) -> float:
+async def _rate(acknowledged: list[int], seconds: float) -> float:
     count, begun = len(acknowledged), monotonic()
     await asyncio.sleep(seconds)
     return (len(acknowledged) - count) / (monotonic() - begun)
 
 
-async def _lag(feed: Feed, acknowledged: set[int], seconds: float) -> float:
+async def _lag(feed: Feed, acknowledged: list[int], seconds: float) -> float:
     longest, until = 0.0, monotonic() + seconds
     while monotonic() < until:
-        highest, asked = max(acknowledged, default=0), monotonic()
+        last, asked = acknowledged[-1] if acknowledged else 0, monotonic()
         async with asyncio.timeout(seconds + 10):
-            await feed.beyond(highest - 1)
+            await feed.beyond(last - 1)
         longest = max(longest, monotonic() - asked)
         await asyncio.sleep(0.02)
     return longest
