@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 
     database_url: str | None = None
     """``embedded:FOLDER`` or ``postgresql://…``."""
-    schema_name: str = Field(default="perdure", min_length=1, max_length=63)
+    schema_name: str = Field(default="perdure", max_length=63, pattern=r"^[A-Za-z_][A-Za-z0-9_$]*$")
     """Two applications in one database take two schemas."""
     concurrency: int = Field(default=100, ge=1)
     """Attempts a node executes at once."""

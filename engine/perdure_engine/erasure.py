@@ -56,9 +56,14 @@ class Erasure:
         return standing if standing.first is not None else None
 
     async def _erase(self, standing: "_Standing", archive: Path | None, reason: str, actor: str) -> int:
+        erased = 0
         if standing.file is None:
-            return (await self._keeper.erase(standing.stream, reason, actor)).payloads
-        return await self._erase_archived(standing.stream, Path(standing.file), archive, reason, actor)
+            erased = (await self._keeper.erase(standing.stream, reason, actor)).payloads
+            # It may have been archived meanwhile, with its payloads.
+            standing = await self._look_at(standing.stream) or standing
+        if standing.file is not None:
+            erased += await self._erase_archived(standing.stream, Path(standing.file), archive, reason, actor)
+        return erased
 
     async def _erase_archived(self, stream: UUID, file: Path, moved: Path | None, reason: str, actor: str) -> int:
         await self._keeper.destroy_key(stream)

@@ -116,9 +116,10 @@ class Router:
             while not self._may_route():
                 await asyncio.sleep(_LOOK)
             self._position = self._saved = (await self._session.fetch(self._load))[0][0]
+            await self._feed.anew()
             self._concerned = None
             opened = self._session.opened
-            while self._may_route() and self._session.opened == opened:
+            while self._may_route() and self._session.opened == opened and self._feed.mark >= self._position:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK):
                         await self._feed.beyond(self._position)

@@ -56,6 +56,8 @@ class Together(msgspec.Struct, frozen=True):
     appends: tuple[Append, ...]
 
     def __post_init__(self) -> None:
+        if not self.appends:
+            raise ValueError("a group of appends is empty")
         if len({append.stream for append in self.appends}) < len(self.appends):
             raise ValueError("two appends of one group are for the same stream; put their events into one")
 
@@ -115,7 +117,7 @@ class Batch:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        self.appends = appends = _flat(entries)
+        self.appends = appends = flat(entries)
         # In the order of streams, so that concurrent batches meet in one order and never wait in a circle.
         self.order = sorted(range(len(appends)), key=lambda i: appends[i].stream.int)
         self.size = sum([len(append.events) for append in appends])
@@ -203,7 +205,8 @@ _Row = tuple[int, int, bytes, bytes, int, bytes, bytes, bytes | None, bytes | No
 """An event as ``append_batch`` takes it: the place of its append, version, id, …, hash."""
 
 
-def _flat(entries: Sequence[Entry]) -> Sequence[Append]:
+def flat(entries: Sequence[Entry]) -> Sequence[Append]:
+    """The appends of all entries."""
     appends: list[Append] = []
     for entry in entries:
         if isinstance(entry, Together):

@@ -24,6 +24,15 @@ _BOUNDS = """select set_config('lock_timeout', '10s', false),
 """Nobody waits for ever for somebody else's lock, and no client that is frozen keeps one."""
 
 
+_ALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""A host that is gone without a word is given up after half a minute: the kernel alone would wait for hours."""
+
+
 def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) -> AsyncEngine:
     """An engine for ``url`` (postgresql://…). No connection is made yet. Raises ValueError for another database."""
     parsed = make_url(url)
@@ -35,7 +44,7 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
         max_overflow=10,
         # Errors end up in the log of a failed task: without this they would carry the values of its statement.
         hide_parameters=True,
-        connect_args={"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure"},
+        connect_args={"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure", **_ALIVE},
     )
 
 

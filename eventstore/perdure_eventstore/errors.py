@@ -35,7 +35,7 @@ class ClockDrift(LogError):
 
 
 class FenceLost(LogError):
-    """The writer's right to write was taken over by somebody else. Nothing was written."""
+    """The writer's right to write was taken over by somebody else. Nothing was written from then on."""
 
 
 class LogUnavailable(LogError):

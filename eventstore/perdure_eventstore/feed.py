@@ -46,6 +46,9 @@ class Feed:
         self._hurry = False
         self._poll = _SETTLE
         self._looking: SettledMark | None = None
+        self._fresh = False
+        self._begun = self._seen = self._lowered = 0
+        self._looked = asyncio.Event()
 
     def hint(self, *, urgent: bool = True) -> None:
         """Something was appended; ``urgent``: somebody waits for it."""
@@ -54,9 +57,24 @@ class Feed:
             self._urgent.set()
 
     async def beyond(self, position: int) -> int:
-        """Wait until the mark is higher than ``position``, and return it."""
-        while self.mark <= position:
+        """Wait until the mark is higher than ``position``, and return it.
+
+        Or lower than it was: on a server that knows less of the log, whoever waits is to look where it stands.
+        """
+        lowered = self._lowered
+        while self.mark <= position and self._lowered == lowered:
             await self._moved.wait()
+        return self.mark
+
+    async def anew(self) -> int:
+        """The mark by a look that begins from now on.
+
+        For who lost the log: it may be another server by now, which knows less of it than the one before.
+        """
+        wanted = self._begun + 1
+        self.hint()
+        while self._seen < wanted:
+            await self._looked.wait()
         return self.mark
 
     async def run(self) -> None:
@@ -84,6 +102,7 @@ class Feed:
         if mark is None:
             mark = SettledMark(self._session, self._schema)
             await mark.check()
+            self._fresh = True
         await self.run_once(mark)
         self._looking = mark
         return mark
@@ -95,14 +114,25 @@ class Feed:
         self._hinted.clear()
         self._urgent.clear()
         before = mark.position
+        self._begun = look = self._begun + 1
         position = await mark.advance()
         if position > before or self._hurry > hurried:
             self._poll = _PENDING_POLL if self._hurry else _SETTLE
         # At first, 0 may only mean that somebody has not committed yet.
-        if position > self.mark and (position or not mark.pending):
-            self.mark = position
-            moved, self._moved = self._moved, asyncio.Event()
-            moved.set()
+        if position or not mark.pending:
+            if self._fresh and position < self.mark:
+                log.warning(
+                    "the log ends before what was read of it: another server?", position=position, read=self.mark
+                )
+                self._lowered += 1
+            if position > self.mark or self._fresh:
+                self.mark = position
+                moved, self._moved = self._moved, asyncio.Event()
+                moved.set()
+            self._fresh = False
+            self._seen = look
+            looked, self._looked = self._looked, asyncio.Event()
+            looked.set()
 
     async def _pause(self, mark: SettledMark) -> None:
         if mark.pending:

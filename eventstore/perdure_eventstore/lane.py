@@ -10,9 +10,9 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
-from perdure_eventstore.append import Appended, Batch, Entry, Statement, Together, send
+from perdure_eventstore.append import Appended, Batch, Entry, Statement, Together, flat, send
 from perdure_eventstore.clock import Clock
-from perdure_eventstore.errors import AppendRefused, Conflict, LogError, LogUnavailable, Raced, domain_error
+from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, LogError, LogUnavailable, Raced, domain_error
 from perdure_eventstore.events import Head
 from perdure_eventstore.session import Session
 from perdure_eventstore.vault.errors import VaultError
@@ -77,16 +77,30 @@ class Lane:
         batch = Batch(entries)
         if len({append.stream for append in batch.appends}) < len(batch.appends):
             # Two that want the same place in a stream would race each other in one statement, again and again.
-            return [answer for entry in entries for answer in await self._commit([entry])]
+            return await self._in_turns(entries)
         try:
             return _by_entry(batch, await self._send(batch))
-        except AppendRefused as error:
+        except (AppendRefused, ClockDrift) as error:
             if len(entries) == 1:
                 return [error]
-            # The statement does not say which of them is bad.
+            # The statement does not say which of them is bad; or they are more than can be sent within the drift.
             return [answer for entry in entries for answer in await self._commit([entry])]
         except LogError as error:
             return [error] * len(entries)
+
+    async def _in_turns(self, entries: Sequence[Entry]) -> list[Answer]:
+        """Those of each stream that come first, together, and then the others."""
+        met: set[UUID] = set()
+        turns: tuple[list[int], list[int]] = ([], [])
+        for number, entry in enumerate(entries):
+            streams = {append.stream for append in flat([entry])}
+            turns[not met.isdisjoint(streams)].append(number)
+            met |= streams
+        answers: dict[int, Answer] = {}
+        for turn in turns:
+            committed = await self._commit([entries[number] for number in turn])
+            answers.update(zip(turn, committed, strict=True))
+        return [answers[number] for number in range(len(entries))]
 
     async def _send(self, batch: Batch) -> list[Appended | LogError]:
         """Send until the outcome is known. Raises LogUnavailable when patience runs out, or what the log refused."""
@@ -152,7 +166,7 @@ def _unsealed(error: VaultError) -> AppendRefused:
 
 def _by_entry(batch: Batch, answers: Sequence[Appended | LogError]) -> list[Answer]:
     """The answers to appends as answers to entries: of several together, the loser's is that of all."""
-    if len(batch.entries) == len(answers):
+    if not any(isinstance(entry, Together) for entry in batch.entries):
         return [*answers]
     found: list[Answer] = []
     n = 0

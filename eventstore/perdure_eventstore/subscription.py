@@ -38,6 +38,7 @@ from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 from perdure_eventstore.terms import Terms, start_position
+from perdure_eventstore.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
@@ -82,6 +83,7 @@ class Subscription:
         self._session = Session(engine)
         self._checkpoints = Checkpoints(terms.name, terms.types, schema)
         self._consumers = 0
+        self._was_lost = False
         self._known: dict[int, _Known] = {}
         self._retries: dict[int, _Retry] = {}
         self._idle = f"set local idle_in_transaction_session_timeout = {max(1, round(terms.idle * 1000))}"
@@ -93,16 +95,24 @@ class Subscription:
         """
         self._consumers += 1
         try:
-            mark = await self._feed.beyond(-1)
+            await self._feed.beyond(-1)
             while True:
                 began = time.monotonic()
-                round_ = await patiently(partial(self.run_once, consume, mark), told=self._lost)
+                mark, round_ = await patiently(partial(self._try_once, consume), told=self._lost)
                 await self._pause(round_, mark, began)
-                mark = self._feed.mark
         finally:
             self._consumers -= 1
             if not self._consumers:
                 await self._session.close()
+
+    async def _try_once(self, consume: Consume) -> tuple[int, Round]:
+        lost, self._was_lost = self._was_lost, False
+        mark = await self._feed.anew() if lost else self._feed.mark
+        try:
+            return mark, await self.run_once(consume, mark)
+        except LogError:
+            self._was_lost = True
+            raise
 
     async def run_once(self, consume: Consume, mark: int) -> Round:
         """Consume at most one batch, up to the settled ``mark``. Raises LogError."""
@@ -126,6 +136,7 @@ class Subscription:
         """
         mark, parts = await self._feed.beyond(-1), self.terms.parts
         async with self._transaction() as (connection, source):
+            await source.fetch(self._idle)
             positions = await self._checkpoints.lock(source)
             if len(positions) in (0, parts):
                 return
@@ -183,6 +194,8 @@ class Subscription:
     async def _consume(self, consume: Consume, mark: int, ready: Sequence[Place]) -> Round:
         terms = self.terms
         async with self._transaction() as (connection, source):
+            # Before anything is locked: one that is frozen from here on loses its part.
+            await source.fetch(self._idle)
             taken = await self._checkpoints.take(source, terms.parts, [place.part for place in ready])
             if taken is None:
                 return Round.BUSY
@@ -190,14 +203,18 @@ class Subscription:
             # Who had it just now may have come further than was seen.
             after = max(taken.position, known.searched if taken.position >= known.position else 0)
             last = min(mark, after + STRIDE)
-            events = await self._read(source, Part(taken.part, terms.parts), after, last)
+            try:
+                events = await self._read(source, Part(taken.part, terms.parts), after, last)
+            except VaultError as error:
+                # It holds up its own part, and nobody else's.
+                self._failed(taken, after + 1, last, error)
+                return Round.FAILED
             end = events[-1].position if len(events) == terms.batch else last
             wanted = [each for each in events if terms.match is None or terms.match(each)]
             if not wanted:
                 self._known[taken.part] = _Known(taken.position, max(end, after))
                 return Round.DONE
             try:
-                await source.fetch(self._idle)
                 await consume(wanted, connection)
                 if source.ended or not connection.in_transaction():
                     raise LogError("the consumer ended its transaction, which commits with the checkpoint alone")
@@ -206,7 +223,7 @@ class Subscription:
             except Exception as error:
                 if source.lost:
                     raise LogUnavailable(f"the connection was lost under its consumer: {error}") from error
-                self._failed(taken, wanted, error)
+                self._failed(taken, wanted[0].position, wanted[-1].position, error)
                 return Round.FAILED
         self._retries.pop(taken.part, None)
         return Round.DONE
@@ -242,16 +259,16 @@ class Subscription:
         retry = self._retries.get(part)
         return retry is None or time.monotonic() >= retry.at
 
-    def _failed(self, taken: Taken, events: Sequence[RecordedEvent], error: Exception) -> None:
+    def _failed(self, taken: Taken, first: int, last: int, error: Exception) -> None:
         before = self._retries.get(taken.part)
         pause = min(before.pause * 2, _LAST_RETRY) if before else _FIRST_RETRY
-        self._retries[taken.part] = _Retry(time.monotonic() + pause, pause, events[0].position)
+        self._retries[taken.part] = _Retry(time.monotonic() + pause, pause, first)
         log.error(
             "a consumer failed, its batch will be tried again",
             subscription=self.terms.name,
             part=taken.part,
-            first=events[0].position,
-            last=events[-1].position,
+            first=first,
+            last=last,
             retry_in=pause,
             exc_info=error,
         )

@@ -151,9 +151,14 @@ class _LogCheck:
         yield self._progress(self._end, fault)
 
     async def _page(self, rows: Sequence[Any]) -> Fault | None:
+        upto = rows[-1][POSITION]
         if rows[0][POSITION] < 1:
             return fault_at(rows[0], "no event has a position below 1")
         found = await self._chains.page(rows)
+        if found is not None and (now := await self._as_it_is(rows)) != rows:
+            # Erased or archived since the page was read: what is there now is what counts.
+            self._chains.forget(rows)
+            rows, found = now, await self._chains.page(now)
         if found is not None:
             # A fault of the tree before it is the first: the chain may only show what follows from that one.
             position = rows[found.row][POSITION]
@@ -161,7 +166,11 @@ class _LogCheck:
             return earlier or await self._tree.before(position) or found.fault
         self._firsts.extend(row[POSITION] for row in rows if row[VERSION] == 1)
         self._events += len(rows)
-        return await self._tree.take(rows, rows[-1][POSITION])
+        return await self._tree.take(rows, upto)
+
+    async def _as_it_is(self, rows: Sequence[Any]) -> Sequence[Any]:
+        select = page_of_log(self._schema)
+        return await self._session.fetch(select, (rows[0][POSITION] - 1, rows[-1][POSITION]))
 
     async def _check_earlier(self) -> Fault | None:
         """Whether the tree is still the one that was checked before."""

@@ -93,6 +93,7 @@ create function perdure.erase_payloads(
 ) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     head record;
+    taken integer;
     chosen constant integer[] := array(
         select e.version from perdure.events e
         where e.stream = erase_payloads.stream and e.payload_salt is not null order by e.version limit most);
@@ -104,7 +105,13 @@ begin
     end if;
     insert into perdure.keeper (xid) values (pg_current_xact_id()::text::bigint);
     update perdure.events e set payload = null, payload_salt = null
-    where e.stream = erase_payloads.stream and e.version = any (chosen);
+    where e.stream = erase_payloads.stream and e.version = any (chosen) and e.payload_salt is not null;
+    get diagnostics taken = row_count;
+    if taken < erased then
+        -- Somebody else erased or archived them while this waited: what is said of it would not be true.
+        raise unique_violation using constraint = 'events_stream_version',
+            message = format('stream %s was erased or archived by somebody else just now', stream);
+    end if;
     delete from perdure.payloads p where p.stream = erase_payloads.stream and p.version = any (chosen);
     delete from perdure.keeper k where k.xid = pg_current_xact_id()::text::bigint;
     select e.version, e.hash into head from perdure.events e

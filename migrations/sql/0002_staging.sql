@@ -284,17 +284,22 @@ begin
     if lost is null then
         return;
     end if;
-    select s.stream, s.types[1] as type, s.data[1] as data into other
+    -- A stream that has no first event any more was archived.
+    select s.stream, s.types[1] as type, s.data[1] as data, e.stream is null as archived into other
     from unnest(lost) n(place)
     join perdure.staged s on s.xact = pg_current_xact_id() and s.number = numbers[n.place]
-    join perdure.events e on e.stream = s.stream and e.version = 1
+    left join perdure.events e on e.stream = s.stream and e.version = 1
     left join perdure.payloads p on p.stream = e.stream and p.version = 1
-    where not perdure.same_content(s.types[1], s.data[1], s.payloads[1],
+    where e.stream is null or not perdure.same_content(s.types[1], s.data[1], s.payloads[1],
                                    e.type, e.data::text, coalesce(e.payload, p.payload))
     order by n.place limit 1;
-    if found then
-        perform perdure.refuse_other_content(other.stream, other.type, other.data);
+    if not found then
+        return;
+    elsif other.archived then
+        perform perdure.refuse(format('the id %s was used before, and archived; choose another',
+                                      coalesce(other.data::json ->> 'run', other.stream::text)));
     end if;
+    perform perdure.refuse_other_content(other.stream, other.type, other.data);
 end $$;
 
 -- What was not started by an event or by a command of a node's: operators' commands carry their reason.

@@ -45,6 +45,7 @@ class ProjectionRunner:
         # A transaction of several statements: ``run`` and ``catch_up`` take turns on the connection.
         self._turn = asyncio.Lock()
         self._retries: dict[str, _Retry] = {}
+        self._was_lost = False
 
     async def run(self) -> None:
         """Fold for ever; cancel to end."""
@@ -82,8 +83,13 @@ class ProjectionRunner:
         await self._session.close()
 
     async def _round(self) -> "_Round":
-        begun, mark = time.monotonic(), self._feed.mark
-        return _Round(begun, mark, await self.run_once(mark))
+        begun, lost, self._was_lost = time.monotonic(), self._was_lost, False
+        mark = await self._feed.anew() if lost else self._feed.mark
+        try:
+            return _Round(begun, mark, await self.run_once(mark))
+        except LogError:
+            self._was_lost = True
+            raise
 
     async def _prepare(self) -> None:
         connection = await self._session.connection()

@@ -12,7 +12,7 @@ import anyio
 import pytest
 import structlog
 from consuming import Entry, beside, book, consuming, faults, feeding, ledger, make_ledger, positions, recorded, write
-from logs import execute, new_stream, opened, rows, running, superuser, until
+from logs import execute, new_stream, opened, rows, running, superuser, tamper, until
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -24,8 +24,10 @@ from perdure_eventstore.database import raw_connection
 from perdure_eventstore.errors import SubscriptionRefused
 from perdure_eventstore.events import NO_STREAM, NewEvent, RecordedEvent
 from perdure_eventstore.parts import part_of
+from perdure_eventstore.read import Reader
 from perdure_eventstore.subscription import Round, Subscription
 from perdure_eventstore.terms import Terms
+from perdure_eventstore.vault.errors import VaultError
 
 pytestmark = pytest.mark.every_postgres
 
@@ -539,3 +541,44 @@ async def test_json_is_read_as_written_and_a_consumers_own_json_as_values(
     async with consuming(engine, consume, name=NAME, start="beginning"):
         await consumed(database_url, 1)
     assert found == [b'{"n":  1.50}', b"[]", {"a": 1}]
+
+
+async def test_on_a_server_that_knows_less_of_the_log_nothing_that_follows_is_passed_over(
+    engine: AsyncEngine, appender: Appender, database_url: str
+) -> None:
+    """As after a failover to a standby that had not received the end of the log: positions are drawn again."""
+    lost = sorted(await fill(appender, 30))[10:]
+    async with consuming(engine, name=NAME, start="beginning", parts=2):
+        await consumed(database_url, 30)
+        tamper(
+            database_url,
+            f"delete from perdure.events where position >= {lost[0]}",
+            f"select setval('perdure.events_position_seq', {lost[0]}, false)",
+            f"update perdure.subscriptions set position = {lost[0] - 1}",
+            "delete from public.ledger",
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'perdure'",
+        )
+        await asyncio.sleep(0.5)
+        again = sorted(await fill(appender, 5))
+        assert again[0] == lost[0]
+        assert faults(await consumed(database_url, 5), recorded(database_url, f"position >= {again[0]}")) == []
+
+
+async def test_what_cannot_be_decrypted_holds_up_its_own_part_alone(
+    engine: AsyncEngine, appender: Appender, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(appender, 20)
+    span = Reader.span
+
+    async def without_the_key(self: Reader, *arguments: Any, **options: Any) -> list[RecordedEvent]:
+        if options["part"].number == 0:
+            raise VaultError("the key is not here")
+        return await span(self, *arguments, **options)
+
+    monkeypatch.setattr(Reader, "span", without_the_key)
+    others = [entry for entry in recorded(database_url) if part_of(entry.stream, 2) == 1]
+    async with consuming(engine, name=NAME, start="beginning", parts=2):
+        assert faults(await consumed(database_url, len(others)), others) == []
+        monkeypatch.undo()
+        await consumed(database_url, 20)
+    assert faults(ledger(database_url), recorded(database_url)) == []

@@ -72,6 +72,12 @@ class ChainCheck:
                 found = Found(each[0], fault_at(rows[each[0]], each[1]))
         return found
 
+    def forget(self, rows: Sequence[Any]) -> None:
+        """As if ``rows`` had not been checked: their streams' heads are looked up again."""
+        for row in rows:
+            self._young.pop(row[STREAM], None)
+            self._old.pop(row[STREAM], None)
+
     def _read(self, rows: Sequence[Any]) -> tuple[Found | None, list[int], list[int]]:
         """The first fault that the rows alone show; those whose predecessor, and whose payload, is to be looked up."""
         unknown: list[int] = []
