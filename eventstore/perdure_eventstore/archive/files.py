@@ -1,5 +1,6 @@
 """Archive files: exports of whole streams, gzipped, which bear their name only once they are on the disk."""
 
+import fcntl
 import gzip
 import os
 from collections.abc import Callable, Iterator
@@ -19,23 +20,47 @@ _LEVEL = 6
 
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """Write a file that appears whole, or not at all. Raises OSError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a file that appears whole, or not at all. One that is there already is ``locked`` meanwhile.
+
+    Raises OSError.
+    """
+    # Always the same name, and emptied: of a writer that was killed nothing outlives the next one.
+    part = path.with_name(f".{path.name}.part")
+    plain = part.open("wb")
     try:
-        with part.open("xb") as plain:
+        with plain:
             # Without the time in its header, so that the same events make the same file.
             with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=plain, mtime=0) as packed:
                 yield packed.write
             plain.flush()
             os.fsync(plain.fileno())
         part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
+    except BaseException:
+        # Only here: once the file bears its name, a part file is already that of the next writer.
         part.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """The file that bears the name ``path``, to be read; nobody else who locks it writes it anew. Raises OSError."""
+    while True:
+        # For writing, though nothing is: network file systems lock no other.
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had the lock before may have put another file in its place.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -71,10 +96,11 @@ def events_of(path: Path, stream: UUID) -> list[RecordedEvent]:
 def erase_in(path: Path, stream: UUID) -> int | None:
     """Write the file anew without the payloads of ``stream``; how many there were, None where it has no event of it.
 
+    Somebody else who erases in the same file at the same time takes turns with this.
     Raises TransferRefused, OSError, and then the file is as it was.
     """
     erased, met, form = 0, False, JsonLines()
-    with gzip.open(path, "rb") as file:
+    with locked(path) as packed, gzip.open(packed, "rb") as file:
         lines = export_lines(cast(BinaryIO, file))
         with writing(path) as write:
             tally = Tally()
