@@ -1,5 +1,6 @@
 """Erasing what users gave to a run, or published: which may be, and why another may not."""
 
+import asyncio
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -71,7 +72,8 @@ class Erasure:
         if not files:
             raise ErasureRefused(f"{stream} was archived, and its file {file} is not there: say where it is now")
         # The files first: broken off between the two, the repeat finds nothing in them and says so in the log.
-        erased = [count for each in files if (count := erase_in(each, stream)) is not None]
+        counts = [await asyncio.to_thread(erase_in, each, stream) for each in files]
+        erased = [count for count in counts if count is not None]
         if not erased:
             raise ErasureRefused(f"{stream} was archived in {file}, and {moved} holds nothing of it")
         payloads = max(erased)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import random
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,13 +24,14 @@ import perdure
 from perdure.encryption import EncryptionSettings
 from perdure.migrate import migrate
 from perdure.retention import ArchiveRefused
+from perdure_engine import erasure
 from perdure_engine.erasure import ErasureRefused
 from perdure_engine.history import RunArchived
 from perdure_engine.identity import start_stream
 from perdure_engine.imported import ImportedWork
 from perdure_eventstore.append import Append
 from perdure_eventstore.archive import moving
-from perdure_eventstore.archive.files import entries, events_of, heads
+from perdure_eventstore.archive.files import entries, erase_in, events_of, heads
 from perdure_eventstore.archive.moving import Moved
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.events import Head
@@ -357,6 +359,28 @@ async def test_an_archived_run_is_erased_in_its_file(
     assert len(heads(elsewhere)) == 3
     assert [event.payload for event in events_of(elsewhere, ids["done"])] == [None] * 5
     await is_whole(database_url)
+
+
+async def test_whole_files_are_read_and_written_beside_the_event_loop(
+    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[Any, threading.Thread] = {}
+
+    def noting(original: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
+            threads[original] = threading.current_thread()
+            return original(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(moving, "heads", noting(heads))
+    monkeypatch.setattr(erasure, "erase_in", noting(erase_in))
+    ids = await some_runs(database_url)
+    async with app_on(database_url) as app:
+        await app.archive(folder, AT_ONCE)
+        assert (await app.erase(ids["done"])).payloads == 3
+    assert threads.keys() == {heads, erase_in}
+    assert threading.current_thread() not in threads.values()
 
 
 @pytest.mark.parametrize("moved", ["the run", "the request", "both"])

@@ -6,6 +6,7 @@ Whatever was removed is in a file that was read back whole. A file whose streams
 the log still has: the next call writes those to another file.
 """
 
+import asyncio
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -56,7 +57,8 @@ async def move(
     selection, log = Selection(tuple(streams)), await log_origin(session, schema)
     with writing(path) as write:
         await export(engine, write, JsonLines(), selection, log=log, schema=schema)
-    found = heads(path)
+    # Whole files are read and written beside the event loop: on it, every lease of the node would run out.
+    found = await asyncio.to_thread(heads, path)
     if missing := set(streams) - found.keys():
         raise TransferRefused(f"{path}: stream {min(missing)} is not there: nothing was removed")
     removed, events = 0, 0
