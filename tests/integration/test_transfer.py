@@ -15,6 +15,7 @@ from transfers import LOG, another_log, content, exported, import_lines, url_of
 from perdure_eventstore.append import Append
 from perdure_eventstore.database import raw_connection
 from perdure_eventstore.events import NO_STREAM, NewEvent
+from perdure_eventstore.transfer import reading
 from perdure_eventstore.transfer.entry import Entry, TransferRefused
 from perdure_eventstore.transfer.form import form_of
 from perdure_eventstore.transfer.frame import Selection, Tally
@@ -119,6 +120,24 @@ async def test_streams_are_exported_alone_and_whole(source: AsyncEngine, target:
     assert (said.events, said.streams) == (20, 1)
     await import_lines(target, text)
     assert content(url_of(target)) == [row for row in content(url_of(source)) if row[1] == SECOND]
+
+
+async def test_what_is_erased_while_it_is_exported_is_exported_as_erased(
+    source: AsyncEngine, target: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, before = reading._groups, content(url_of(source))
+
+    def erased_meanwhile(larges: Any) -> Any:
+        rows(url_of(source), f"select perdure.erase_payloads('{SECOND}', 100, '', '')")
+        return groups(larges)
+
+    monkeypatch.setattr(reading, "_groups", erased_meanwhile)
+    text, said = await exported(source)
+    assert (await import_lines(target, text)).events == said.events == 60
+    large = [row[1] == SECOND and row[8] is not None and len(row[8]) > 5_000 for row in before]
+    assert large.count(True) == 2
+    expected = [(*row[:8], None, None, *row[10:]) if gone else row for row, gone in zip(before, large, strict=True)]
+    assert content(url_of(target)) == expected
 
 
 async def test_what_does_not_chain_is_refused_with_its_line_and_nothing_is_imported(

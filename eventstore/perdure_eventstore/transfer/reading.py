@@ -41,9 +41,9 @@ class EntryReader:
         self._chosen = f"{select} where e.position = any(%s) order by e.position"
         self._of_streams = f"""select position from "{schema}".events
             where stream = any(%s) and position > %s and position <= %s order by position"""
-        self._large = f"""select p.payload
+        self._large = f"""select w.n, p.payload
             from unnest(%s::uuid[], %s::integer[]) with ordinality as w(stream, version, n)
-            join "{schema}".payloads p using (stream, version) order by w.n"""
+            join "{schema}".payloads p using (stream, version)"""
 
     async def read(self, cut: Cut, selection: Selection) -> AsyncIterator[list[Entry]]:
         """The events, in pages. Raises LogError."""
@@ -70,11 +70,12 @@ class EntryReader:
         for group in _groups([_Large(i, row[-1]) for i, row in enumerate(rows) if row[-1] is not None]):
             end = group[-1].place + 1
             places = [rows[large.place] for large in group]
-            found = await self._session.fetch(self._large, ([row[2] for row in places], [row[3] for row in places]))
+            found = dict(
+                await self._session.fetch(self._large, ([row[2] for row in places], [row[3] for row in places]))
+            )
             page = [_entry(row) for row in rows[begin:end]]
-            for large, (payload,) in zip(group, found, strict=True):
-                entry = page[large.place - begin]
-                page[large.place - begin] = entry._replace(event=entry.event._replace(payload=payload))
+            for number, large in enumerate(group, 1):
+                page[large.place - begin] = _with_payload(page[large.place - begin], found.get(number))
             yield page
             begin = end
         yield [_entry(row) for row in rows[begin:]]
@@ -95,3 +96,10 @@ def _groups(all_: Sequence[_Large]) -> Iterator[list[_Large]]:
 
 def _entry(row: Sequence[Any]) -> Entry:
     return Entry(RecordedEvent._make(row[:_EVENT]), row[_EVENT])
+
+
+def _with_payload(entry: Entry, payload: bytes | None) -> Entry:
+    """``entry`` with its large payload; as an erased one if there is none: it was erased since the event was read."""
+    event = entry.event
+    salt = None if payload is None else event.payload_salt
+    return entry._replace(event=event._replace(payload=payload, payload_salt=salt))
