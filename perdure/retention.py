@@ -11,6 +11,7 @@ from perdure.errors import PerdureError
 from perdure_engine.retention import Old, Retention
 from perdure_eventstore.archive.moving import Moved, move, removable
 from perdure_eventstore.session import Session
+from perdure_eventstore.transfer.presence import may_remove
 
 STREAMS_A_FILE = 10_000
 
@@ -45,8 +46,8 @@ async def archive(
         raise ArchiveRefused(f"the folder for archives is missing: {folder}")
     session, files = Session(client.engine), list[Moved]()
     try:
-        if not (await session.fetch("select pg_try_advisory_lock(hashtext(%s))", (f"{client.schema}.archive",)))[0][0]:
-            raise ArchiveRefused("somebody else is archiving this log just now")
+        if not await may_remove(session, client.schema):
+            raise ArchiveRefused("somebody else is archiving or exporting this log just now")
         now = (await session.fetch("select clock_timestamp()"))[0][0]
         last = min(await removable(session, client.schema), (await slowest(session, client.schema)).position)
         old = Old(now - older_than, last, workflow)

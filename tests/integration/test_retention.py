@@ -2,9 +2,10 @@
 
 import asyncio
 import gzip
+import io
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,20 @@ from perdure_eventstore.archive import moving
 from perdure_eventstore.archive.files import entries, erase_in, events_of, heads
 from perdure_eventstore.archive.moving import Moved
 from perdure_eventstore.database import raw_connection
+from perdure_eventstore.errors import LogUnavailable
 from perdure_eventstore.events import Head
+from perdure_eventstore.head_keeper import HeadKeeper
 from perdure_eventstore.keeper import Keeper
 from perdure_eventstore.session import Session
-from perdure_eventstore.transfer.entry import TransferRefused
+from perdure_eventstore.transfer import presence, reading
+from perdure_eventstore.transfer.bundling import Bundler
+from perdure_eventstore.transfer.cut import Cut
+from perdure_eventstore.transfer.entry import Entry, TransferRefused
 from perdure_eventstore.transfer.export import export
+from perdure_eventstore.transfer.frame import Selection
 from perdure_eventstore.transfer.importing import import_file
+from perdure_eventstore.transfer.reading import EntryReader
+from perdure_eventstore.transfer.record import JsonLines
 from perdure_eventstore.vault.master import new_master_key
 from perdure_eventstore.verify import verify
 from perdure_projections.archives import beside_archives
@@ -211,6 +220,58 @@ async def test_what_the_tree_has_not_taken_in_stays(database_url: str, folder: P
         await session.close()
     assert len(story(database_url, late.run_id)) == 5
     assert ids["done"] in heads(moved.file)
+
+
+@pytest.mark.parametrize("bundle", [False, True], ids=["an export", "a bundle"])
+async def test_nothing_is_archived_while_somebody_reads_it_page_by_page(
+    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, bundle: bool
+) -> None:
+    ids = await some_runs(database_url)
+    original, refused, file = EntryReader.read, list[str](), io.BytesIO()
+
+    async def read(self: EntryReader, cut: Cut, selection: Selection) -> AsyncIterator[list[Entry]]:
+        async for page in original(self, cut, selection):
+            if page and not refused:
+                with pytest.raises(ArchiveRefused) as error:
+                    await archive(database_url, folder)
+                refused.append(str(error.value))
+            yield page
+
+    monkeypatch.setattr(reading, "_PAGE", 3)
+    monkeypatch.setattr(EntryReader, "read", read)
+    async with opened(database_url) as engine:
+        if bundle:
+            keeper = HeadKeeper(engine)
+            await Bundler(engine, keeper, None).bundle(ids["done"], file.write)
+            await keeper.close()
+        else:
+            await export(engine, file.write, JsonLines(), Selection((ids["done"],)), log="log")
+    assert refused == ["somebody else is archiving or exporting this log just now"]
+    assert len(file.getvalue().splitlines()) == 1 + 5 + 1
+    monkeypatch.undo()
+    (moved,) = await archive(database_url, folder)
+    assert moved.streams == 3
+
+
+async def test_who_exports_waits_for_who_archives(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, tried = presence._locked, list[bool]()
+    async with opened(database_url) as engine, running(engine) as appender:
+        await appender.append(new_stream(3))
+        archiver = Session(engine)
+        assert await presence.may_remove(archiver)
+
+        async def noted(*arguments: Any) -> bool:
+            tried.append(await locked(*arguments))
+            await archiver.close()
+            return tried[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(presence, "_locked", noted)
+            assert (await exported(engine))[1].events == 3
+        assert (tried[0], tried[-1]) == (False, True)
+        monkeypatch.setattr(presence, "_PATIENCE", 0.0)
+        with pytest.raises(LogUnavailable, match="somebody has been archiving this log for 0 s; export once that has"):
+            await exported(engine)
 
 
 async def test_a_stream_that_went_on_after_it_was_written_stays_whole(

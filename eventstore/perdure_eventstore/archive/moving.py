@@ -49,14 +49,14 @@ async def removable(session: Session, schema: str = "perdure") -> int:
 async def move(
     engine: AsyncEngine, session: Session, streams: Sequence[UUID], folder: Path, schema: str = "perdure"
 ) -> Moved:
-    """Move whole streams, none of which goes on, to a new file in ``folder``.
+    """Move whole streams, none of which goes on, to a new file in ``folder``. The caller alone removes (``presence``).
 
     One that went on all the same stays in the log. Raises TransferRefused, LogError, OSError.
     """
     path = folder.absolute() / f"perdure-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(4).hex()}.jsonl.gz"
     selection, log = Selection(tuple(streams)), await log_origin(session, schema)
     with writing(path) as write:
-        await export(engine, write, JsonLines(), selection, log=log, schema=schema)
+        await export(engine, write, JsonLines(), selection, log=log, schema=schema, removing=True)
     # Whole files are read and written beside the event loop: on it, every lease of the node would run out.
     found = await asyncio.to_thread(heads, path)
     if missing := set(streams) - found.keys():

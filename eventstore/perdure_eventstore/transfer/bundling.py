@@ -13,6 +13,7 @@ from perdure_eventstore.session import Session
 from perdure_eventstore.transfer.bundle import BareHead, BundleHeader, BundleLines, Proof, ProvenEntry
 from perdure_eventstore.transfer.cut import Cut, cut_now
 from perdure_eventstore.transfer.frame import Selection, Tally
+from perdure_eventstore.transfer.presence import keep_all
 from perdure_eventstore.transfer.reading import EntryReader
 from perdure_eventstore.tree import Tree
 
@@ -58,6 +59,7 @@ class Bundler:
     async def bundle(self, stream: UUID, write: Callable[[bytes], object]) -> Bundled:
         """Write the bundle of ``stream`` as it is now. Raises NothingToProve, PublishingFailed, LogError."""
         try:
+            await keep_all(self._session, self._schema)
             mark = (await cut_now(self._session, self._schema)).mark
             ((last,),) = await self._session.fetch(self._last, (stream, mark))
             if last is None:

@@ -11,6 +11,7 @@ from perdure_eventstore.session import Session
 from perdure_eventstore.transfer.cut import cut_now
 from perdure_eventstore.transfer.form import Form
 from perdure_eventstore.transfer.frame import Header, Selection, Tally
+from perdure_eventstore.transfer.presence import keep_all
 from perdure_eventstore.transfer.reading import EntryReader
 
 EVERYTHING = Selection()
@@ -34,10 +35,12 @@ async def export(
     log: str,
     schema: str = "perdure",
     progress: Callable[[int], object] = lambda events: None,
+    removing: bool = False,
 ) -> Exported:
-    """Write ``selection`` of the log, line by line, as it stands now; appends go on meanwhile.
+    """Write ``selection`` of the log, line by line, as it stands now; appends go on meanwhile, archiving does not.
 
-    ``log`` is its origin; ``progress`` is told how many events are written. Raises LogError.
+    ``log`` is its origin; ``progress`` is told how many events are written; ``removing`` says that the caller is who
+    archives. Raises LogError.
     """
     session, tally = Session(engine), Tally()
 
@@ -46,6 +49,8 @@ async def export(
         write(line)
 
     try:
+        if not removing:
+            await keep_all(session, schema)
         cut = await cut_now(session, schema)
         put(form.header(Header(log, cut.mark, selection, datetime.now(UTC), version("perdure"))))
         async for page in EntryReader(session, schema).read(cut, selection):
