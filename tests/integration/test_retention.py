@@ -253,6 +253,17 @@ async def test_nothing_is_archived_while_somebody_reads_it_page_by_page(
     assert moved.streams == 3
 
 
+async def test_of_what_is_archived_no_bundle_is_written(database_url: str, folder: Path) -> None:
+    ids, file = await some_runs(database_url), io.BytesIO()
+    (moved,) = await archive(database_url, folder)
+    async with opened(database_url) as engine:
+        keeper = HeadKeeper(engine)
+        with pytest.raises(TransferRefused, match=rf"run {ids['done']} was archived: its events are in {moved.file}"):
+            await Bundler(engine, keeper, None).bundle(ids["done"], file.write)
+        await keeper.close()
+    assert file.getvalue() == b""
+
+
 async def test_who_exports_waits_for_who_archives(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     locked, tried = presence._locked, list[bool]()
     async with opened(database_url) as engine, running(engine) as appender:

@@ -12,6 +12,7 @@ from perdure_eventstore.heads import is_signed_by, origin, read_note, verifier_k
 from perdure_eventstore.session import Session
 from perdure_eventstore.transfer.bundle import BareHead, BundleHeader, BundleLines, Proof, ProvenEntry
 from perdure_eventstore.transfer.cut import Cut, cut_now
+from perdure_eventstore.transfer.entry import TransferRefused
 from perdure_eventstore.transfer.frame import Selection, Tally
 from perdure_eventstore.transfer.presence import keep_all
 from perdure_eventstore.transfer.reading import EntryReader
@@ -52,14 +53,19 @@ class Bundler:
         self._session = Session(engine)
         self._keeper, self._key, self._schema = keeper, key, schema
         self._tree, self._reader = Tree(self._session, schema), EntryReader(self._session, schema)
+        self._file = f'select file from "{schema}".archived where stream = %s'
         self._last = f'select max(position) from "{schema}".events where stream = %s and position <= %s'
         self._note = f'select note from "{schema}".heads where position >= %s order by size desc limit 1'
         self._identity = f'select log_id from "{schema}".identity'
 
     async def bundle(self, stream: UUID, write: Callable[[bytes], object]) -> Bundled:
-        """Write the bundle of ``stream`` as it is now. Raises NothingToProve, PublishingFailed, LogError."""
+        """Write the bundle of ``stream`` as it is now.
+
+        Raises NothingToProve, TransferRefused for one that was archived, PublishingFailed, LogError.
+        """
         try:
             await keep_all(self._session, self._schema)
+            await self._check_is_here(stream)
             mark = (await cut_now(self._session, self._schema)).mark
             ((last,),) = await self._session.fetch(self._last, (stream, mark))
             if last is None:
@@ -69,6 +75,12 @@ class Bundler:
         finally:
             await self._session.close()
         return Bundled(events, head.origin, head.size, head.root, head.header.note is not None)
+
+    async def _check_is_here(self, stream: UUID) -> None:
+        if rows := await self._session.fetch(self._file, (stream,)):
+            raise TransferRefused(
+                f"run {stream} was archived: its events are in {rows[0][0]}, and a bundle takes them from the log"
+            )
 
     async def _head(self, stream: UUID, last: int, mark: int) -> _Head:
         """The newest signed head that holds the event at ``last``, or one signed now; without a key, a bare root."""
