@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from perdure import database
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
-from perdure.encryption import opened_vault, refuse_in_the_clear, refuse_without_key
+from perdure.encryption import opened_vault, refuse_in_the_clear
 from perdure.errors import NotConnected
 from perdure.listening import Listening, Work
 from perdure.retention import archive
@@ -137,8 +137,7 @@ class App(Listening):
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
-            if client.vault is None:
-                await refuse_without_key(client.engine, self.schema)
+            await client.check_key()
             node = Node(client.engine, self.types, self._node_settings(), feed, client.vault)
             background = await stack.enter_async_context(Background())
             background.spawn(endlessly(DefinitionWatch(client.registry, client.reader, feed).run))

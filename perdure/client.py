@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from perdure.encryption import refuse_without_key
 from perdure.errors import RunCancelled, RunErased, RunFailed, RunTimedOut, StartRefused, StillOpen
 from perdure.starts import Order, Starts
 from perdure_engine.arrivals import wrong_key
@@ -66,6 +67,7 @@ class Client:
             where alive_until > clock_timestamp()"""
         self.appender = self._new_appender()
         self.registry = Registry(self._session, self.appender, schema)
+        self._key_checked = vault is not None
         self._starts = Starts(self.reader, self.registry, lambda: self.appender.clock.moment())
 
     async def run(self) -> None:
@@ -93,9 +95,16 @@ class Client:
         known: dict[str, dict[str, Any]] = {name: {} for (name,) in rows} | self._types.schemas()
         return await self.registry.register(document, known_types=known, allow_unknown_types=allow_unknown_types)
 
+    async def check_key(self) -> None:
+        """Raise VaultError where payloads are encrypted and this program cannot do so. Asked once."""
+        if not self._key_checked:
+            await refuse_without_key(self._session, self.schema)
+            self._key_checked = True
+
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":
         """See App.publish."""
         check_event(event, event_id)
+        await self.check_key()
         stream = event_id or new_id()
         append = Append(stream, NO_STREAM, [encode_fact(event, id_=stream)], announce=True)
         try:
@@ -110,6 +119,7 @@ class Client:
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
     ) -> "Run":
         """See App.start."""
+        await self.check_key()
         order = Order(workflow_id, input_, event, key)
         found = await self._starts.decide(order, as_id("run_id", run_id))
         if isinstance(found, UUID):
@@ -127,6 +137,7 @@ class Client:
     async def erase(self, stream: UUID, reason: str, actor: str, archive: Path | None = None) -> Erased:
         """See App.erase."""
         as_id("run_id", stream)
+        await self.check_key()
         # Nothing that shows it may outlive it: a snapshot goes first.
         await self._snapshots.delete(stream)
         keeper = Keeper(self._session, self.schema, self.vault)

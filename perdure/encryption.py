@@ -92,12 +92,12 @@ async def _store(name: str, engine: AsyncEngine, schema: str) -> "AsyncIterator[
             await engine.dispose()
 
 
-async def refuse_without_key(engine: AsyncEngine, schema: str) -> None:
-    """Raise VaultError where the database keeps keys of payloads: a node without them could work on no run."""
-    session = Session(engine)
-    try:
-        (used,) = (await session.fetch(f'select exists (select from "{schema}".keys where wrapped is not null)'))[0]
-    finally:
-        await session.close()
+async def refuse_without_key(session: Session, schema: str) -> None:
+    """Raise VaultError where the database keeps keys of payloads.
+
+    Without the master key a node could work on no run, what is published would lie there in the clear, and an erasure
+    would leave its key.
+    """
+    (used,) = (await session.fetch(f'select exists (select from "{schema}".keys where wrapped is not null)'))[0]
     if used:
-        raise VaultError("the payloads of this database are encrypted: a node needs PERDURE_ENCRYPTION_MASTER_KEY")
+        raise VaultError("the payloads of this database are encrypted: this needs PERDURE_ENCRYPTION_MASTER_KEY")

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from perdure_engine.history import UnknownRun
+from perdure_engine.history import RunArchived, UnknownRun
 from perdure_engine.identity import workflow_stream
+from perdure_eventstore.keeper import ARCHIVED
 from perdure_eventstore.session import Session
 
 
@@ -18,5 +19,8 @@ async def definition_streams(session: Session, runs: Sequence[UUID], schema: str
     found = dict(rows)
     for run in runs:
         if run not in found:
+            left = f'select data from "{schema}".events where stream = %s and type = %s order by version limit 1'
+            for (data,) in await session.fetch(left, (run, ARCHIVED)):
+                raise RunArchived(run, data)
             raise UnknownRun(run)
     return sorted({workflow_stream(workflow_id) for workflow_id in found.values()})

@@ -75,10 +75,7 @@ class Appender:
         self._hint = f"select pg_notify('{schema}', '')"
         self._queue: list[_Waiting] = []
         self._events = self._bytes = 0
-        self._idle: list[asyncio.Future[None]] = []
-        """Lanes that wait for something to do."""
-        self._waking = False
-        self._room, self._announced = asyncio.Event(), asyncio.Event()
+        self._some, self._room, self._announced = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._submitted = self._answered = 0
         self._drains: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
@@ -96,7 +93,7 @@ class Appender:
         self._events += waiting.events
         self._bytes += waiting.bytes
         self._submitted += 1
-        self._wake()
+        self._some.set()
 
     async def append(self, append: Append) -> Appended:
         """Append and wait for the disk; while too much waits already, wait before that.
@@ -159,10 +156,10 @@ class Appender:
         batch: list[_Waiting] = []
         try:
             while True:
-                if not self._queue:
-                    await self._something()
-                    continue
+                await self._some.wait()
                 batch = self._take()
+                if not batch:
+                    continue
                 answers = await lane.commit([waiting.entry for waiting in batch])
                 answered, batch = batch, []
                 for waiting, answer in zip(answered, answers, strict=True):
@@ -195,28 +192,10 @@ class Appender:
             count, events, size = count + 1, events + waiting.events, size + waiting.bytes
         taken, self._queue = self._queue[:count], self._queue[count:]
         self._events, self._bytes = self._events - events, self._bytes - size
+        if not self._queue:
+            self._some.clear()
         self._room.set()
-        if self._queue:
-            self._wake()
         return taken
-
-    def _wake(self) -> None:
-        """Wake one lane: it takes whatever is submitted until its turn comes."""
-        if not self._waking and self._idle and not (woken := self._idle.pop()).done():
-            self._waking = True
-            woken.set_result(None)
-
-    async def _something(self) -> None:
-        """Wait until there is something to append."""
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.append(woken)
-        try:
-            await woken
-        finally:
-            if woken in self._idle:
-                self._idle.remove(woken)
-            else:
-                self._waking = False
 
     async def _announce(self) -> None:
         """Hint to other processes that there is more: coalesced, throttled, and nobody's only way to know."""

@@ -33,7 +33,7 @@ _PAGE = 512
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a check has come to, the end of a chunk of the tree: another one can go on from here."""
+    """Where a check has come to, the end of a chunk of the tree that is kept: another one can go on from here."""
 
     log_id: UUID
     schema: str
@@ -42,8 +42,6 @@ class Place(msgspec.Struct, frozen=True):
     streams: int
     heads: int
     tree: dict[str, Any]
-    kept: bool
-    """Whether the tree that is kept reaches here too."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -114,7 +112,7 @@ class _LogCheck:
         """Find out what there is to check."""
         log_id = (await session.fetch(f'select log_id from "{schema}".identity'))[0][0]
         outside = outside_heads(notes, origin(log_id), keys, where)
-        place = place or Place(log_id, schema, 0, 0, 0, 0, CompactRange().as_json(), False)
+        place = place or Place(log_id, schema, 0, 0, 0, 0, CompactRange().as_json())
         if (place.log_id, place.schema) != (log_id, schema):
             raise PlaceRefused(
                 f"the check that is to go on was of the log {place.log_id} in the schema {place.schema!r}, and this is "
@@ -175,7 +173,7 @@ class _LogCheck:
     async def _check_earlier(self) -> Fault | None:
         """Whether the tree is still the one that was checked before."""
         before = [(known.head.size, known.head.root, str(known)) for known in self._earlier]
-        if self._begun.kept:
+        if self._tree.tree.size:
             before.append((self._tree.tree.size, self._tree.tree.root, "the tree at the place of the earlier check"))
         for size, root, name in before:
             try:
@@ -187,14 +185,20 @@ class _LogCheck:
         return None
 
     def _progress(self, position: int, fault: Fault | None) -> Progress:
-        """The place is the end of the last chunk; what comes after it is counted when it is met again."""
-        while self._firsts and self._firsts[0] <= self._tree.position:
+        """The place is the end of the last chunk kept; what comes after it is counted when it is met again."""
+        reached = self._tree.reached
+        while self._firsts and self._firsts[0] <= reached.position:
             self._firsts.popleft()
             self._streams += 1
-        heads = self._begun.heads + self._tree.heads
-        tree, events = self._tree.tree.as_json(), self._events - self._tree.pending
+        heads, events = self._begun.heads + self._tree.heads, self._events - self._tree.pending
         place = Place(
-            self._begun.log_id, self._schema, self._tree.position, events, self._streams, heads, tree, self._tree.kept
+            self._begun.log_id,
+            self._schema,
+            reached.position,
+            events,
+            self._streams,
+            self._begun.heads + reached.heads,
+            reached.tree.as_json(),
         )
         streams = self._streams + len(self._firsts)
         return Progress(self._events, streams, heads, position, self._end, fault, None if fault else place)

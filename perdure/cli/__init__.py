@@ -8,6 +8,7 @@ import sys
 from perdure.cli import exits
 from perdure.cli.commands import app
 from perdure.cli.ending import leave, silence_output
+from perdure.cli.verb import OutputClosed
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def status_of(arguments: list[str]) -> int:
         status = typer.main.get_command(app).main(arguments, prog_name="perdure", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else exits.DONE
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputClosed):
         # Whoever read our output has seen enough, as in `perdure history last | head`.
         silence_output()
         return exits.BROKEN_PIPE

@@ -1,6 +1,7 @@
 """``perdure export``: events out of the log."""
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -72,13 +73,13 @@ async def _selection(client: Client, session: Session, wanted: Wanted) -> Select
 
 
 async def _position(client: Client, session: Session, option: str, given: str) -> int:
-    if given[:1] == "p" and given[1:].isdigit():
+    if re.fullmatch("p[0-9]{1,18}", given):
         return int(given[1:])
     try:
-        moment = datetime.fromisoformat(given)
-    except ValueError as error:
+        moment = datetime.fromisoformat(given).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise WrongUse(f"{option} takes a time such as 2026-01-31T12:00:00Z, or p5000, not {given!r}") from error
-    return await position_before(session, moment.astimezone(), client.schema)
+    return await position_before(session, moment, client.schema)
 
 
 def _say(common: Common, done: Exported, output: str, log: str) -> None:

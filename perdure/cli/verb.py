@@ -1,11 +1,16 @@
 """What every verb of the command line has in common: its four options, and how its work is run."""
 
 import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
 import typer
+
+
+class OutputClosed(Exception):
+    """Whoever read standard output has seen enough."""
 
 
 class Common(NamedTuple):
@@ -51,12 +56,17 @@ def verb(
         @wraps(work)
         def command(**options: Any) -> int:
             common = Common(**{option: options.pop(option) for option in _OPTIONS})
-            answer = work(common, **options)
-            if isinstance(answer, int):
-                return answer
-            from perdure.cli.process import run
+            try:
+                answer = work(common, **options)
+                if isinstance(answer, int):
+                    sys.stdout.flush()
+                    return answer
+                from perdure.cli.process import run
 
-            return run(answer, common.verbose)
+                return run(answer, common.verbose)
+            except BrokenPipeError as error:
+                # Typer's own way with it is to exit with 1, which here means that something was found wrong.
+                raise OutputClosed from error
 
         own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
         shared = [

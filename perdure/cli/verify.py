@@ -12,7 +12,7 @@ from perdure import App
 from perdure.cli import exits
 from perdure.cli.exits import WrongUse
 from perdure.cli.looking import looking
-from perdure.cli.output import emit, people, remark, remarks
+from perdure.cli.output import emit, people, remark, remarks, warn
 from perdure.cli.place import find_app
 from perdure.cli.run_names import find_run
 from perdure.cli.verb import Common
@@ -116,11 +116,18 @@ def _outside(app: App, file: str | None, public_keys: Sequence[str]) -> Outside:
     notes: list[str] = []
     if path is not None:
         try:
-            notes = list(split_notes(path.read_text()))
+            text = path.read_text()
         except OSError as error:
             raise WrongUse(f"the heads in {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise WrongUse(f"the heads in {path} cannot be read: {error}") from error
+        notes = list(split_notes(text))
         if not notes:
             raise WrongUse(f"{path} holds no signed head")
+        if other := len("".join(text.split())) - sum(len("".join(note.split())) for note in notes):
+            warn(f"{other} characters of {path} are no head, and are passed over: a head may have been damaged")
+    elif settings.file:
+        warn(f"the heads that are published to {settings.file} are not there: they are not compared")
     return Outside(notes, str(path), [load_public(path) for path in paths])
 
 

@@ -392,3 +392,16 @@ def test_one_run_can_be_verified(tmp_path: Path, database_url: str) -> None:
     answer = perdure(tmp_path, "verify", run, *database)
     assert answer.status == 1
     assert f"stream {run}, version 1): its hash does not match" in answer.err
+
+
+def test_whoever_has_seen_enough_ends_it_with_the_status_of_a_broken_pipe(tmp_path: Path) -> None:
+    command = f"(sleep 0.3; {sys.executable} -m perdure schema --events) | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("since", ["p²", "0001-01-01T00:00:00+12:00", "9999-12-31T23:59:59-12:00", "p" + "9" * 19])
+def test_a_time_that_is_none_is_a_sentence(tmp_path: Path, since: str) -> None:
+    done = perdure(tmp_path, "export", "--all", "--since", since)
+    assert done.status == 2
+    assert "--since takes a time such as" in done.err and len(done.err.splitlines()) <= 2

@@ -191,9 +191,20 @@ async def test_a_node_without_the_key_does_not_start_on_keys_in_its_own_database
     database_url: str, master: Path
 ) -> None:
     await encrypted_run(database_url, EncryptionSettings(master_key=master))
-    with pytest.raises(VaultError, match="are encrypted: a node needs PERDURE_ENCRYPTION_MASTER_KEY"):
+    with pytest.raises(VaultError, match="are encrypted: this needs PERDURE_ENCRYPTION_MASTER_KEY"):
         async with private_app(database_url, None).node():
             pass
+
+
+async def test_a_program_without_the_key_neither_publishes_in_the_clear_nor_erases_and_leaves_the_key(
+    database_url: str, master: Path
+) -> None:
+    run = await encrypted_run(database_url, EncryptionSettings(master_key=master))
+    async with private_app(database_url, None) as app:
+        for attempt in (app.publish("go", {"mark": MARK}), app.start("w", {"mark": MARK}), app.erase(run)):
+            with pytest.raises(VaultError, match="are encrypted: this needs PERDURE_ENCRYPTION_MASTER_KEY"):
+                await attempt
+    assert rows(database_url, "select count(*) from perdure.keys where wrapped is null") == [(0,)]
 
 
 async def test_a_node_with_another_key_leaves_the_runs_to_one_that_has_it(

@@ -107,6 +107,8 @@ async def test_a_log_that_is_no_longer_the_one_of_the_place_is_named(engine: Asy
 
 async def test_a_published_head_of_what_was_checked_before_counts_too(engine: AsyncEngine, database_url: str) -> None:
     (published,) = rows(database_url, "select note from perdure.heads")[0]
+    await append(engine, 300, stream=100)
+    await sign(engine)
     place = place_of((await check(engine))[-1])
     assert place.tree["size"] > 2_050
     assert (await check(engine, place, heads=[published]))[-1].fault is None
@@ -209,3 +211,18 @@ async def test_memory_stays_flat(database_url: str) -> None:
     (few, before), (many, after) = measured
     assert (few, many) == (10_000, 80_000)
     assert after < before + 8 * 1024
+
+
+async def test_where_no_tree_is_kept_a_check_goes_on_from_the_beginning_and_counts_each_head_once(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with opened(database_url) as engine:
+        await append(engine, 1_000, stream=100)
+        arguments = ["verify", "--json", "--database", database_url, "--resume", str(tmp_path / "place")]
+        assert perdure(tmp_path, *arguments).status == 0
+        tamper(database_url, "update perdure.events set type = 'Other' where position = 10")
+        changed = perdure(tmp_path, *arguments)
+        assert (changed.status, changed.lines[0]["fault"]["position"]) == (1, 10)
+        tamper(database_url, "update perdure.events set type = 'Happened' where position = 10")
+        await sign(engine)
+        assert [perdure(tmp_path, *arguments).lines[0]["heads"] for _ in range(3)] == [1, 1, 1]

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from perdure_eventstore.checking.archived import Archived
 from perdure_eventstore.checking.faults import Fault, fault_of
@@ -26,6 +26,14 @@ OTHER_END: Final = "a stream is archived as having ended here, and the tree took
 MISSING: Final = "it is missing: the tree took in an event here, and no archived stream had it"
 
 
+class Reached(NamedTuple):
+    """A tree of complete chunks, the position of its last event, and how many heads up to there were right."""
+
+    tree: CompactRange
+    position: int
+    heads: int
+
+
 class TreeCheck:
     """Takes the settled log in, page by page, and checks it chunk by chunk; can go on from the end of any chunk."""
 
@@ -34,6 +42,10 @@ class TreeCheck:
         self.tree, self.position = tree, position
         self.heads = 0
         """How many heads were found right."""
+        self.reached = Reached(tree.copy(), position, 0)
+        """Up to where the chunks are kept: another check, which compares their root, can go on there."""
+        self.beyond = 0
+        """Events after that which are in chunks."""
         self._session, self._heads = session, heads
         self._archived = Archived(session, schema)
         self._pending: list[bytes] = []
@@ -52,13 +64,8 @@ class TreeCheck:
 
     @property
     def pending(self) -> int:
-        """Events taken in after ``position``."""
-        return len(self._pending)
-
-    @property
-    def kept(self) -> bool:
-        """Whether every chunk so far is one that is kept."""
-        return self.tree.size > 0 and self._unkept is None
+        """Events taken in after what was reached."""
+        return self.beyond + len(self._pending)
 
     async def take(self, rows: Sequence[Any], upto: int) -> Fault | None:
         """Take in the events of ``rows``, the last that there are up to position ``upto``. Raises LogError."""
@@ -81,6 +88,10 @@ class TreeCheck:
             del self._pending[:used]
             if fault := await self._add(leaves, chunk):
                 return fault
+            if self._unkept is None:
+                self.reached = Reached(self.tree.copy(), self.position, self.heads)
+            else:
+                self.beyond += used
 
     async def before(self, position: int) -> Fault | None:
         """What is wrong in the chunk under way before the event at ``position``, which has a fault of its own."""
