@@ -285,7 +285,8 @@ begin
         return;
     end if;
     -- A stream that has no first event any more was archived.
-    select s.stream, s.types[1] as type, s.data[1] as data, e.stream is null as archived into other
+    select s.stream, s.types[1] as type, s.data[1] as data, e.stream is null as archived,
+           e.payload_digest is not null and coalesce(e.payload, p.payload) is null as erased into other
     from unnest(lost) n(place)
     join perdure.staged s on s.xact = pg_current_xact_id() and s.number = numbers[n.place]
     left join perdure.events e on e.stream = s.stream and e.version = 1
@@ -295,9 +296,10 @@ begin
     order by n.place limit 1;
     if not found then
         return;
-    elsif other.archived then
-        perform perdure.refuse(format('the id %s was used before, and archived; choose another',
-                                      coalesce(other.data::json ->> 'run', other.stream::text)));
+    elsif other.archived or other.erased then
+        perform perdure.refuse(format('the id %s was used before, and %s since; choose another',
+                                      coalesce(other.data::json ->> 'run', other.stream::text),
+                                      case when other.archived then 'archived' else 'erased' end));
     end if;
     perform perdure.refuse_other_content(other.stream, other.type, other.data);
 end $$;

@@ -374,3 +374,8 @@ async def test_a_run_that_was_erased_is_not_asked_for_again(database_url: str) -
         assert (
             match.reason == f"run {run.run_id} was started before, and its payloads were erased; choose another run id"
         )
+        event = (await app.publish("unheard_of", {"mark": MARK})).event_id
+        await app.client.routed(event, 10)
+        await app.erase(event)
+        with pytest.raises(psycopg.Error, match=f"the id {event} was used before, and erased since; choose another"):
+            rows(database_url, "select perdure.publish('unheard_of', '{}', id => %s)", [event])

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import lives
+import psycopg
 import pytest
 from acceptance.forks import ForkServer, fork_server
 from applications import ONCE, new_app, story, task, until, workflow
@@ -161,6 +162,8 @@ async def test_the_id_of_what_is_archived_is_never_used_again(database_url: str,
             await app.start("other", {"mark": "x"}, run_id=ids["failed"])
         with pytest.raises(perdure.StartRefused, match="was published before, and archived since; choose another id"):
             await app.publish("go", {"mark": MARK}, event_id=ids["event"])
+        with pytest.raises(psycopg.Error, match=f"the id {ids['event']} was used before, and archived since; choose"):
+            rows(database_url, "select perdure.publish('go', '{}', id => %s)", [ids["event"]])
         with pytest.raises(RunArchived, match=moved.file.name):
             await app.run(ids["done"]).result(timeout=5)
         # What the event would start has its id computed from it: that one is taken too.
@@ -473,6 +476,23 @@ async def test_a_run_that_was_asked_for_in_sql_is_erased_wherever_it_and_the_req
         assert [(await app.erase(run)).payloads for _ in range(2)] == [4, 0]
     assert MARK.encode() not in gzip.decompress(file.read_bytes())
     assert found_in(database_url, MARK) == []
+    await is_whole(database_url)
+
+
+async def test_what_is_archived_while_it_is_erased_is_erased_in_its_file(
+    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, moved, erase = await some_runs(database_url), list[Moved](), Keeper.erase
+
+    async def archived_first(self: Keeper, *arguments: Any) -> Any:
+        moved.extend(await archive(database_url, folder))
+        return await erase(self, *arguments)
+
+    monkeypatch.setattr(Keeper, "erase", archived_first)
+    async with app_on(database_url) as app:
+        assert (await app.erase(ids["done"])).payloads == 3
+    assert [event.payload for event in events_of(moved[0].file, ids["done"])] == [None] * 5
+    assert story(database_url, ids["done"]) == ["StreamArchived", "PayloadsErased"]
     await is_whole(database_url)
 
 
