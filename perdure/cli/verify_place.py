@@ -11,6 +11,8 @@ from perdure_eventstore.verify import Place
 
 _EVERY = 2.0
 """Seconds between two writes."""
+_MOST_BYTES = 1_000_000
+"""Far more than a place: what is longer is another file, or a device."""
 
 
 class PlaceFile:
@@ -24,7 +26,8 @@ class PlaceFile:
     def read(self) -> Place | None:
         """The place in the file; None where there is no file yet. Raises WrongUse."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Place)
+            with self._path.open("rb") as file:
+                return msgspec.json.decode(file.read(_MOST_BYTES), type=Place)
         except FileNotFoundError:
             return None
         except OSError as error:
