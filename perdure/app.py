@@ -1,6 +1,7 @@
 """``perdure.App``: everything a Python application needs to embed Perdure."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -19,7 +20,7 @@ from perdure.encryption import opened_vault, refuse_in_the_clear
 from perdure.errors import NotConnected
 from perdure.listening import Listening, Work
 from perdure.retention import archive
-from perdure.settings import Settings
+from perdure.settings import SCHEMA_NAME, Settings
 from perdure.tasks import register_builtins
 from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
@@ -67,6 +68,8 @@ class App(Listening):
         """
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
+        if schema is not None and (len(schema) > 63 or not re.fullmatch(SCHEMA_NAME, schema)):
+            raise ValueError(f"a schema's name is 1 to 63 characters without quotes, % and \\, not {schema!r}")
         super().__init__(schema or self.settings.schema_name)
         self.types = TaskTypes()
         self.resources: Mapping[str, Any] = {}

@@ -3,7 +3,7 @@
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,6 +54,10 @@ class HeadSettings(BaseModel):
         return HeadKeeper(engine, schema, key, outlets)
 
 
+SCHEMA_NAME: Final = r"^[^\x00-\x1f\"'%\\]+$"
+"""What may be a schema's name: it is put between double quotes."""
+
+
 class Settings(BaseSettings):
     """How Perdure works here. A nested name joins its parts: PERDURE_SMTP_HOST is ``smtp.host``. Times are seconds."""
 
@@ -63,7 +67,7 @@ class Settings(BaseSettings):
 
     database_url: str | None = None
     """``embedded:FOLDER`` or ``postgresql://…``."""
-    schema_name: str = Field(default="perdure", max_length=63, pattern=r"^[A-Za-z_][A-Za-z0-9_$]*$")
+    schema_name: str = Field(default="perdure", max_length=63, pattern=SCHEMA_NAME)
     """Two applications in one database take two schemas."""
     concurrency: int = Field(default=100, ge=1)
     """Attempts a node executes at once."""

@@ -126,7 +126,8 @@ end $$;
 create function perdure.remove_archived(streams uuid[], versions integer[], heads bytea[], file text, path text)
 returns uuid[] language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    covered constant bigint := coalesce((select max(c.last_position) from perdure.tree_chunks c), 0);
+    covered constant bigint := coalesce((
+        select c.last_position from perdure.tree_chunks c order by c.number desc limit 1), 0);
     removed uuid[] := '{}';
     one record;
     spans json;
