@@ -341,6 +341,15 @@ def test_heads_are_signed_published_and_checked(tmp_path: Path, database_url: st
         refused = call("verify", *arguments)
         assert refused.status == 2 and sentence in refused.err, refused.err
 
+    whole = (tmp_path / "heads").read_bytes()
+    (tmp_path / "damaged").write_bytes(whole + b"garbage\n")
+    damaged = call("verify", "--heads", "damaged")
+    assert (damaged.status, "damaged are no head, and are passed over" in damaged.err) == (0, True)
+    (tmp_path / "binary").write_bytes(b"\xff" + whole)
+    assert call("verify", "--heads", "binary").status == 2
+    assert "published to gone are not there" in call("verify", PERDURE_HEADS_FILE="gone").err
+    assert not call("verify", "--heads", "heads").err
+
     with psycopg.connect(database_url) as connection:
         for table in ("events", "heads"):
             connection.execute(SQL("alter table perdure.{} disable trigger all").format(Identifier(table)))
