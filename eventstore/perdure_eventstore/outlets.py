@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
+from perdure_eventstore.folders import sync_folder
 from perdure_eventstore.heads import split_notes
 
 _TAIL = 64 * 1024
@@ -61,9 +62,7 @@ class HeadFile:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            sync_folder(self._path.parent)
 
     def _read_last(self) -> str | None:
         if not self._path.exists():

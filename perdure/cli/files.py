@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from perdure.cli.exits import WrongUse
+from perdure_eventstore.folders import sync_folder
 
 _GZIP = b"\x1f\x8b"
 _BUFFER = 1024 * 1024
@@ -43,9 +44,7 @@ def written(name: str) -> Iterator[BinaryIO]:
             plain.flush()
             os.fsync(plain.fileno())
         part.replace(path)
-        folder = os.open(path.absolute().parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_folder(path.absolute().parent)
     finally:
         part.unlink(missing_ok=True)
 

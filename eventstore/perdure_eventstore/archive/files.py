@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 from uuid import UUID
 
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
+from perdure_eventstore.folders import sync_folder
 from perdure_eventstore.transfer.entry import Entry, TransferRefused, fault_in
 from perdure_eventstore.transfer.frame import Tally
 from perdure_eventstore.transfer.lines import export_lines
@@ -39,15 +40,7 @@ def writing(path: Path) -> Iterator[Callable[[bytes], object]]:
         # Only here: once the file bears its name, a part file is already that of the next writer.
         part.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from perdure_eventstore.folders import sync_folder
 from perdure_eventstore.vault.errors import VaultError
 
 KEY_BYTES: Final = 32
@@ -99,19 +100,11 @@ def new_master_key(file: Path, *, add: bool = False) -> bytes:
             fresh.rename(file)
         else:
             os.link(fresh, file)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     finally:
         with suppress(FileNotFoundError):
             fresh.unlink()
     return key_id(key)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(file: Path) -> Iterator[bytes]:
