@@ -1,8 +1,9 @@
 """One poller and one listener a process: the settled mark moves, and whoever waits for more of the log is woken."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +13,8 @@ from perdure_eventstore.listen import listen
 from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 from perdure_eventstore.settled import SettledMark
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -145,6 +148,23 @@ class Feed:
         self._poll = _SETTLE
         await _wait(self._hinted, self._interval)
         await _wait(self._urgent, _SETTLE)
+
+
+class Following:
+    """Work up to the mark, again and again; after the log was lost, up to a mark that was looked up since."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self._was_lost = feed, False
+
+    async def once(self, work: Callable[[int], Awaitable[T]]) -> tuple[int, T]:
+        """Call ``work`` with the mark; the two. Raises what ``work`` does."""
+        lost, self._was_lost = self._was_lost, False
+        mark = await self._feed.anew() if lost else self._feed.mark
+        try:
+            return mark, await work(mark)
+        except LogError:
+            self._was_lost = True
+            raise
 
 
 async def _wait(for_: asyncio.Event, seconds: float) -> None:

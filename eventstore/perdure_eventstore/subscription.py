@@ -32,7 +32,7 @@ from perdure_eventstore.checkpoints import STRIDE, Checkpoints, Place, Taken, Tr
 from perdure_eventstore.database import borrow, connection_error, give_back
 from perdure_eventstore.errors import LogError, LogUnavailable, SubscriptionRefused
 from perdure_eventstore.events import RecordedEvent
-from perdure_eventstore.feed import Feed
+from perdure_eventstore.feed import Feed, Following
 from perdure_eventstore.parts import Part, redivide
 from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
@@ -83,7 +83,7 @@ class Subscription:
         self._session = Session(engine)
         self._checkpoints = Checkpoints(terms.name, terms.types, schema)
         self._consumers = 0
-        self._was_lost = False
+        self._following = Following(feed)
         self._known: dict[int, _Known] = {}
         self._retries: dict[int, _Retry] = {}
         self._idle = f"set local idle_in_transaction_session_timeout = {max(1, round(terms.idle * 1000))}"
@@ -98,21 +98,13 @@ class Subscription:
             await self._feed.beyond(-1)
             while True:
                 began = time.monotonic()
-                mark, round_ = await patiently(partial(self._try_once, consume), told=self._lost)
+                once = partial(self._following.once, partial(self.run_once, consume))
+                mark, round_ = await patiently(once, told=self._lost)
                 await self._pause(round_, mark, began)
         finally:
             self._consumers -= 1
             if not self._consumers:
                 await self._session.close()
-
-    async def _try_once(self, consume: Consume) -> tuple[int, Round]:
-        lost, self._was_lost = self._was_lost, False
-        mark = await self._feed.anew() if lost else self._feed.mark
-        try:
-            return mark, await self.run_once(consume, mark)
-        except LogError:
-            self._was_lost = True
-            raise
 
     async def run_once(self, consume: Consume, mark: int) -> Round:
         """Consume at most one batch, up to the settled ``mark``. Raises LogError."""

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.errors import LogError, domain_error
-from perdure_eventstore.feed import Feed
+from perdure_eventstore.feed import Feed, Following
 from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 from perdure_projections.checkpoint import Checkpoints
@@ -45,7 +45,7 @@ class ProjectionRunner:
         # A transaction of several statements: ``run`` and ``catch_up`` take turns on the connection.
         self._turn = asyncio.Lock()
         self._retries: dict[str, _Retry] = {}
-        self._was_lost = False
+        self._following = Following(feed)
 
     async def run(self) -> None:
         """Fold for ever; cancel to end."""
@@ -83,13 +83,8 @@ class ProjectionRunner:
         await self._session.close()
 
     async def _round(self) -> "_Round":
-        begun, lost, self._was_lost = time.monotonic(), self._was_lost, False
-        mark = await self._feed.anew() if lost else self._feed.mark
-        try:
-            return _Round(begun, mark, await self.run_once(mark))
-        except LogError:
-            self._was_lost = True
-            raise
+        begun = time.monotonic()
+        return _Round(begun, *await self._following.once(self.run_once))
 
     async def _prepare(self) -> None:
         connection = await self._session.connection()
