@@ -17,7 +17,7 @@ from perdure_eventstore.session import Session
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0002"
+REVISION = "0003"
 """The revision this version of Perdure needs: the newest of the migrations (a test holds them equal)."""
 
 # Alembic keeps what it is doing in a module's globals, so in one process there is one migration at a time.

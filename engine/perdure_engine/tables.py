@@ -52,6 +52,13 @@ nodes = Table(
     Column("task_types", ARRAY(Text), nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=_NOW),
     Column("alive_until", DateTime(timezone=True), nullable=False),
+    Column(
+        "concurrency",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="How many attempts it executes at once.",
+    ),
     comment="Running engine processes. Every append by a node checks its epoch here.",
 )
 
@@ -94,6 +101,7 @@ open_runs = Table(
     Column("workflow_id", Text, nullable=False),
     Column("key", Text),
     Column("started_at", BigInteger, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
     Index("open_runs_shard", "shard", "run"),
     Index("open_runs_key", "workflow_id", "key", unique=True, postgresql_where=text("key is not null")),
     comment="Runs that have not ended; started_at is a position.",
@@ -106,7 +114,14 @@ timers = Table(
     Column("timer", Text, primary_key=True),
     Column("shard", SmallInteger, nullable=False),
     Column("due", DateTime(timezone=True), nullable=False),
-    Index("timers_due", "shard", "due"),
+    Column(
+        "held",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Its run is paused: it waits until the run is resumed.",
+    ),
+    Index("timers_due", "shard", "due", postgresql_where=text("not held")),
     comment="When the log wants to be woken: retries, waits, deadlines.",
 )
 
@@ -131,8 +146,29 @@ inbox = Table(
     Column("kind", Text, nullable=False),
     Column("event", Uuid),
     Column("detail", JSON, comment="What belongs to a command: the reason of a cancel."),
+    Column(
+        "payload",
+        LargeBinary,
+        comment="What an attempt on another node gave; sealed with its run's key where payloads are.",
+    ),
     Index("inbox_shard", "shard", "id"),
     comment="What reached a run from outside and its owner has not decided on yet.",
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("run", Uuid, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("node", Uuid, nullable=False),
+    Column("token", BigInteger, nullable=False, comment="The fencing token of the attempt."),
+    Column("scheduled", Integer, comment="The version of the event that has its inputs, where it is known."),
+    Column("cancelled", Boolean, nullable=False, server_default=text("false"), comment="The owner wants it ended."),
+    Index("assignments_node", "node"),
+    Index("assignments_shard", "shard"),
+    comment="Attempts that a node executes for the owner of their run.",
 )
 
 router = Table(
