@@ -25,13 +25,13 @@ from perdure.tasks import register_builtins
 from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
-from perdure_engine.definitions.definition import Retry
+from perdure_engine.definitions.definition import Delivery, Retry
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration
-from perdure_engine.staging import cancel_call, publish_call
+from perdure_engine.staging import Command, command_call, publish_call
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings as NodeSettings
 from perdure_eventstore.archive.moving import Moved
@@ -94,16 +94,22 @@ class App(Listening):
         *,
         retry: Retry | None = None,
         timeout: float | None = None,
+        heartbeat: float | None = None,
+        delivery: Delivery | None = None,
         replace: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Make the decorated function the handler of a task type (named as the function, unless ``name`` is given).
 
-        ``timeout`` is seconds an attempt; ``replace`` is needed to take the place of another handler. May be used
-        while a node runs. Raises TaskTypeRefused.
+        ``timeout`` is seconds an attempt; ``heartbeat`` the seconds within which it must call ``task.heartbeat()``.
+        ``delivery="at_most_once"``: an attempt that failed, or whose node died, is never followed by another. What a
+        definition says of its task goes before all of these. ``replace`` is needed to take another handler's place.
+        May be used while a node runs. Raises TaskTypeRefused.
         """
 
         def add(handler: Handler) -> Handler:
-            made = task_type(name or handler.__name__, handler, retry=retry, timeout=timeout)
+            made = task_type(
+                name or handler.__name__, handler, retry=retry, timeout=timeout, heartbeat=heartbeat, delivery=delivery
+            )
             self.types.add(made, replace=replace)
             if self._client and self._client.node and self._client.node.tenure:
                 self._client.node.tenure.holder.types_changed()
@@ -251,11 +257,29 @@ class App(Listening):
         A run that has ended is left as it is. With ``connection`` it is asked when the caller's transaction commits;
         whether there is such a run is not checked then. Raises UnknownRun, StartRefused, LogError, WrongConnection.
         """
+        await self._command("cancel", run_id, reason, connection)
+
+    async def pause(self, run_id: UUID, reason: str = "", *, connection: AsyncWithin | None = None) -> None:
+        """Ask that nothing of a run start until it is resumed. It may take a moment.
+
+        Events still latch, timers wait, what is under way goes on, and so does the run's deadline. The rest is as for
+        ``cancel``.
+        """
+        await self._command("pause", run_id, reason, connection)
+
+    async def resume(self, run_id: UUID, reason: str = "", *, connection: AsyncWithin | None = None) -> None:
+        """Ask that a paused run go on: what is scheduled starts, and what fell due meanwhile fires, once.
+
+        The rest is as for ``cancel``.
+        """
+        await self._command("resume", run_id, reason, connection)
+
+    async def _command(self, command: Command, run_id: UUID, reason: str, connection: AsyncWithin | None) -> None:
         as_id("run_id", run_id)
         if connection is None:
-            await self.client.cancel(run_id, reason)
+            await self.client.command(run_id, command, reason)
         else:
-            await execute_async(connection, cancel_call(run_id, check_reason(reason)), self.schema)
+            await execute_async(connection, command_call(run_id, command, check_reason(reason)), self.schema)
 
     async def erase(self, run_id: UUID, *, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
         """Take what an ended run (or a published event, by its id) was given and gave out of the log, for ever.

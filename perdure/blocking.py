@@ -21,7 +21,7 @@ from perdure.within import Within, execute
 from perdure_engine.facts import EventPublished, EventRouted
 from perdure_engine.identity import new_id
 from perdure_engine.registry import Registered, Registration
-from perdure_engine.staging import cancel_call, publish_call
+from perdure_engine.staging import Command, command_call, publish_call
 from perdure_eventstore.keeper import Erased
 
 if TYPE_CHECKING:
@@ -119,11 +119,22 @@ class BlockingClient:
 
     def cancel(self, run_id: UUID, reason: str = "", *, connection: Within | None = None) -> None:
         """As App.cancel."""
+        self._command("cancel", run_id, reason, connection)
+
+    def pause(self, run_id: UUID, reason: str = "", *, connection: Within | None = None) -> None:
+        """As App.pause."""
+        self._command("pause", run_id, reason, connection)
+
+    def resume(self, run_id: UUID, reason: str = "", *, connection: Within | None = None) -> None:
+        """As App.resume."""
+        self._command("resume", run_id, reason, connection)
+
+    def _command(self, command: Command, run_id: UUID, reason: str, connection: Within | None) -> None:
         as_id("run_id", run_id)
         if connection is None:
-            self._ask(lambda client: client.cancel(run_id, reason))
+            self._ask(lambda client: client.command(run_id, command, reason))
         else:
-            execute(connection, cancel_call(run_id, check_reason(reason)), self._app.schema)
+            execute(connection, command_call(run_id, command, check_reason(reason)), self._app.schema)
 
     def run(self, run_id: UUID) -> "BlockingRun":
         """A handle on a run; nothing is asked of the database yet."""

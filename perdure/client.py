@@ -24,7 +24,7 @@ from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
 from perdure_engine.sealing import sealing_of
 from perdure_engine.snapshots import Snapshots
-from perdure_engine.staging import Call, cancel_call, start_call
+from perdure_engine.staging import Call, Command, command_call, start_call
 from perdure_engine.starting import append_start, key_is_open
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.work import OPEN_KEY, WorkStatement
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
 
 LONGEST_REASON = 1_000
-"""Characters of a cancel's reason."""
+"""Characters of a command's reason."""
 
 _POLL = 0.002
 _MOST_POLL = 0.25
@@ -163,9 +163,9 @@ class Client:
             raise StartRefused(key_is_open(workflow_id, key))
         return Run(self, state.run_id), start_call(state, command)
 
-    async def cancel(self, run: UUID, reason: str) -> None:
-        """See App.cancel."""
-        call = cancel_call(run, check_reason(reason))
+    async def command(self, run: UUID, command: Command, reason: str) -> None:
+        """See App.cancel, App.pause and App.resume."""
+        call = command_call(run, command, check_reason(reason))
         await self._starts.check_known(run)
         await self._session.fetch(call.sql(self.schema, lambda _: "%s"), call.values)
         if self.node and self.node.tenure:
@@ -329,8 +329,8 @@ class Run:
         return await self._client.state(self.run_id)
 
     async def status(self) -> str:
-        """ "open", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""
-        return str((await self.state()).status)
+        """ "open", "paused", "stopping", "completed", "failed", "timed_out" or "cancelled". Raises UnknownRun."""
+        return (await self.state()).shown_status
 
     async def result(self, timeout: float | None = None) -> Any:
         """What the run gave, once it has completed: its ``output`` template, or its tasks' outputs by id.

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import anyio.to_thread
 from pydantic import PydanticUserError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure_engine.definitions.definition import Retry
+from perdure_engine.definitions.definition import Delivery, Retry
 from perdure_engine.errors import TaskTypeRefused
 from perdure_engine.inputs import Binding, compile_inputs
 from perdure_engine.outputs import Serialise, compile_output
@@ -37,6 +37,10 @@ class TaskType:
     """Seconds an attempt may take; None as for ``retry``."""
     exactly_once: bool
     """The handler writes in the transaction that records its completion."""
+    delivery: Delivery | None
+    """None as for ``retry``."""
+    heartbeat: float | None
+    """Seconds within which an attempt must give a sign of life; None as for ``retry``."""
     is_async: bool
     """A synchronous handler runs in a thread."""
     signature: Signature
@@ -55,15 +59,21 @@ def task_type(
     *,
     retry: Retry | None = None,
     timeout: float | None = None,
+    delivery: Delivery | None = None,
+    heartbeat: float | None = None,
     namespace: Mapping[str, Any] | None = None,
 ) -> TaskType:
     """Make a task type of ``handler``. Everything about its signature is found and compiled here, once.
 
-    ``timeout`` is seconds an attempt. Hints written as text are resolved in the handler's module, and in
-    ``namespace`` for names that live elsewhere (the locals of the function that defines it). Raises TaskTypeRefused.
+    ``timeout`` is seconds an attempt, ``heartbeat`` seconds between two signs of its life. Hints written as text are
+    resolved in the handler's module, and in ``namespace`` for names that live elsewhere (the locals of the function
+    that defines it). Raises TaskTypeRefused.
     """
-    if timeout is not None and not timeout > 0:
-        raise TaskTypeRefused(f"the timeout of {name} is {timeout} s; it takes more than 0 s, or None")
+    for limit, seconds in (("timeout", timeout), ("heartbeat", heartbeat)):
+        if seconds is not None and not seconds > 0:
+            raise TaskTypeRefused(f"the {limit} of {name} is {seconds} s; it takes more than 0 s, or None")
+    if delivery not in (None, *get_args(Delivery)):
+        raise TaskTypeRefused(f"the delivery of {name} is at_least_once or at_most_once, not {delivery!r}")
     if retry is not None and (why := _wrong_policy(retry)):
         raise TaskTypeRefused(f"the retry policy of {name}: {why}")
     signature = read_signature(name, handler, namespace)
@@ -82,7 +92,9 @@ def task_type(
     except (PydanticUserError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
-    return TaskType(name, handler, retry, timeout, exactly_once, is_async, signature, binding, serialise)
+    return TaskType(
+        name, handler, retry, timeout, exactly_once, delivery, heartbeat, is_async, signature, binding, serialise
+    )  # fmt: skip
 
 
 def _wrong_policy(retry: Retry) -> str | None:

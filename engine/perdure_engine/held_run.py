@@ -19,7 +19,7 @@ from perdure_engine.history import Loaded
 from perdure_engine.owner import Owner
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
-from perdure_engine.run.commands import BeginAttempt, CompleteAttempt, FailAttempt, RunCommand
+from perdure_engine.run.commands import CompleteAttempt, FailAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
 from perdure_engine.run.undecided import fail_instead
 from perdure_engine.work import Rows, work_of
@@ -143,19 +143,21 @@ class HeldRun:
             made, state = advance(state, message.command)
             events += made
             reserved += message.reserved
-        if begin and not state.is_ended:
+        if begin and not state.is_ended and not state.paused:
             for event in events[:]:
                 if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
                     reserved += 1
-                    begun = BeginAttempt(at=messages[0].command.at, task_id=event.task_id, node=self._owner.node_id)
-                    made, state = advance(state, begun)
+                    made, state = advance(state, self._owner.begin(self, event.task_id))
                     events += made
         return Decision(messages, events, state, reserved)
 
     def append_of(self, decision: Decision) -> Append:
         """The append that records ``decision``, with its working-set rows."""
         events = decision.events
-        work: Rows = work_of(self.run_id, events, self.armed_at)
+        state = self.state
+        work: Rows = work_of(
+            self.run_id, events, self.armed_at, paused=state.paused, tasks=state.definition.tasks
+        )  # fmt: skip
         consumed = [{"id": message.inbox} for message in decision.messages if message.inbox is not None]
         if consumed:
             work["consumed"] = consumed
@@ -283,6 +285,7 @@ class HeldRun:
     def _begin_later(self, decision: Decision) -> None:
         """Begin what ``decision`` scheduled and could not begin in the same append."""
         for event in decision.events:
+            if self.state.paused:
+                return
             if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
-                begin = BeginAttempt(at=self._owner.now(), task_id=event.task_id, node=self._owner.node_id)
-                self.tell(begin, reserved=True)
+                self.tell(self._owner.begin(self, event.task_id), reserved=True)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from perdure_engine.attempts import Attempts
@@ -16,6 +17,7 @@ from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
 from perdure_engine.registry import Registry
 from perdure_engine.resting import Resting
+from perdure_engine.retries import DEFAULT, retry_at
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
@@ -23,7 +25,7 @@ from perdure_engine.slots import Slots
 from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import Snapshots
 from perdure_engine.task_types import TaskTypes
-from perdure_engine.timers import Timers
+from perdure_engine.timers import Timer, Timers, due_times
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import Conflict, FenceLost, LogError
@@ -138,8 +140,24 @@ class Holder:
         for task_id, task in held.state.tasks.items():
             if task.status == "started" and not self._attempts.is_under_way(held.run_id, task_id):
                 held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
-            elif task.status == "scheduled" and self.take_slot(held, task_id):
+        self._begin_scheduled(held)
+
+    def _begin_scheduled(self, held: HeldRun) -> None:
+        if held.state.paused:
+            return
+        for task_id, task in held.state.tasks.items():
+            if task.status == "scheduled" and self.take_slot(held, task_id):
                 self._begin(held, task_id)
+
+    def told_by(self, timer: Timer, state: RunState) -> c.FireTimer:
+        """What a timer that is due tells its run: of a start that did not come, also when the next attempt is due."""
+        command = timer.command(self.now())
+        if command.kind != "start" or command.task_id not in state.definition.tasks:
+            return command
+        spec = state.definition.tasks[command.task_id]
+        policy = spec.retry or (self._types.get(spec.type).retry if spec.type in self._types else None) or DEFAULT
+        due = retry_at(policy, state.task(spec.task_id).failures + 1, command.at)
+        return msgspec.structs.replace(command, max_attempts=policy.attempts, retry_at=due)
 
     def let_go(self, shards: Collection[int], most: int) -> list[int]:
         """Forget up to ``most`` of ``shards`` in which nothing is under way, and return them."""
@@ -185,16 +203,14 @@ class Holder:
             match event:
                 case e.TaskStarted():
                     self._attempts.start(run, event.task_id, event.attempt)
-                case e.TaskFailed(retry_at=due) | e.TaskTimedOut(retry_at=due) if due is not None:
-                    self._timers.note(due)
-                case e.RunStarted():
-                    for wait in event.waits:
-                        if wait.until is not None:
-                            self._timers.note(wait.until)
-                    if event.deadline is not None:
-                        self._timers.note(event.deadline)
+                case e.RunResumed():
+                    self._timers.look()
+                    self._begin_scheduled(run)
                 case e.RunStopping():
                     self._attempts.cancel_run(run.run_id)
+                case _:
+                    for due in due_times(event):
+                        self._timers.note(due)
         for listener in self.listeners:
             listener(run.run_id, events, run.state)
         self._taker.grown(run)
@@ -222,7 +238,7 @@ class Holder:
             self._inbox.discard(inbox)
 
     def idle(self, run: HeldRun) -> None:
-        if not (run.state.is_ended or run.state.active == 0):
+        if not (run.state.is_ended or run.state.active == 0 or _is_parked(run.state)):
             return
         held = self._held.pop(run.run_id, None)
         if run.state.is_ended:
@@ -246,7 +262,15 @@ class Holder:
         return run
 
     def _begin(self, run: HeldRun, task_id: str) -> None:
-        run.tell(c.BeginAttempt(at=self.now(), task_id=task_id, node=self.node_id), reserved=True)
+        run.tell(self.begin(run, task_id), reserved=True)
+
+    def begin(self, run: HeldRun, task_id: str) -> c.BeginAttempt:
+        """The command that starts a scheduled task here."""
+        spec = run.state.definition.tasks[task_id]
+        delivery = spec.delivery or (self._types.get(spec.type).delivery if spec.type in self._types else None)
+        return c.BeginAttempt(
+            at=self.now(), task_id=task_id, node=self.node_id, at_most_once=delivery == "at_most_once"
+        )  # fmt: skip
 
     def _pump(self) -> None:
         # A task that cannot begin any more gives its slot back at once: that is this loop's next round, not a
@@ -259,3 +283,8 @@ class Holder:
                 self._begin(*waiting)
         finally:
             self._pumping = False
+
+
+def _is_parked(state: RunState) -> bool:
+    """Whether a run waits for nothing that this node does: paused, with nothing under way."""
+    return state.paused and all(task.status != "started" for task in state.tasks.values())

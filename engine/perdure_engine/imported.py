@@ -25,7 +25,7 @@ from perdure_eventstore.transfer.entry import TransferRefused
 from perdure_eventstore.transfer.importing import Companion
 
 _SUBJECTS = {"opened": None, "closed": None, "timers": "timer", "cleared": "timer", "waits": "trigger",
-             "disarmed": "trigger"}  # fmt: skip
+             "disarmed": "trigger", "paused": "run"}  # fmt: skip
 """By table, what a row is about beside its run: rows about the same overwrite each other."""
 
 
@@ -53,6 +53,9 @@ class ImportedWork(Companion):
                     and l.type in ('EventLatched', 'EventIgnored') and (l.data ->> 'event_id')::uuid = e.stream)
                 and not exists (select from "{schema}".inbox i where i.run = r.run and i.event = e.stream)
             order by e.position, m.n"""
+        # Within a batch the timers that a paused run set are not known to be.
+        self._hold = f"""update "{schema}".timers t set held = true from "{schema}".open_runs r
+            where r.started_at >= %s and r.paused and t.run = r.run and t.timer <> 'deadline' and not t.held"""
         self._adopt = f"""insert into "{schema}".inbox (run, shard, kind)
             select run, shard, 'started' from "{schema}".open_runs where started_at >= %s"""
         self._hint = f"select pg_notify('{schema}', '')"
@@ -79,7 +82,7 @@ class ImportedWork(Companion):
         found = await (await connection.execute(self._nameless.encode(), (first,))).fetchone()
         if found is not None:
             raise TransferRefused(f"run {found[0]} has not ended, and its key cannot be read")
-        for statement in (self._letters, self._adopt):
+        for statement in (self._hold, self._letters, self._adopt):
             await connection.execute(statement.encode(), (first,))
         await connection.execute(self._hint.encode())
 

@@ -1,6 +1,6 @@
 """The inbox: what reached this node's runs from outside, handed to each run's mailbox."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
@@ -9,7 +9,7 @@ import orjson
 
 from perdure_engine.facts import EventPublished, decode_fact
 from perdure_engine.identity import start_stream
-from perdure_engine.run.commands import ReceiveEvent, StopRun
+from perdure_engine.run.commands import PauseRun, ReceiveEvent, ResumeRun, RunCommand, StopRun
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 
 _BATCH = 500
 
+COMMANDS: Mapping[str, Callable[[datetime, str], RunCommand]] = {
+    "cancel": lambda at, reason: StopRun(at=at, outcome="cancelled", reason=reason),
+    "pause": lambda at, reason: PauseRun(at=at, reason=reason),
+    "resume": lambda at, reason: ResumeRun(at=at, reason=reason),
+}
+"""What may be asked of a run, by its name: made of a time and a reason."""
+
 
 class Letter(NamedTuple):
     """One inbox row.
 
-    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt) or "cancel" (``detail``
-    has its reason).
+    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt), or a command of
+    ``COMMANDS`` (``detail`` has its reason).
     """
 
     id: int
@@ -59,11 +66,11 @@ class Inbox:
         self._handed.update(letter.id for letter in letters)
         return letters
 
-    async def command(self, letter: Letter, at: datetime) -> ReceiveEvent | StopRun:
+    async def command(self, letter: Letter, at: datetime) -> RunCommand:
         """What ``letter`` asks of its run. Raises LookupError for one of a kind that is not known here."""
-        if letter.kind == "cancel":
+        if letter.kind in COMMANDS:
             reason = str(orjson.loads(letter.detail or b"{}").get("reason", ""))
-            return StopRun(at=at, outcome="cancelled", reason=reason)
+            return COMMANDS[letter.kind](at, reason)
         if letter.kind != "event" or letter.event is None:
             raise LookupError(f"there is no command {letter.kind!r}")
         published = await self._event(letter.event)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from perdure_engine.history import Loaded
+from perdure_engine.run.commands import BeginAttempt
 from perdure_engine.run.events import RunEvent
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.errors import LogError
@@ -28,6 +29,9 @@ class Owner(Protocol):
 
     def take_slot(self, run: "HeldRun", task_id: str) -> bool:
         """Reserve a slot for a scheduled task, or remember it for when one is free."""
+
+    def begin(self, run: "HeldRun", task_id: str) -> BeginAttempt:
+        """The command that starts a scheduled task in the slot taken for it."""
 
     def give_back(self, slots: int) -> None:
         """Return slots that nothing runs in any more."""

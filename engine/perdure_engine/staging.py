@@ -4,7 +4,7 @@ A call is the same for every driver: its arguments are texts, and the statement 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -14,6 +14,9 @@ from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
 from perdure_engine.starting import start_append
 from perdure_eventstore.errors import SchemaMissing
+
+Command = Literal["cancel", "pause", "resume"]
+"""What may be asked of a run, here and in SQL."""
 
 
 class CallRefused(ValueError):
@@ -67,9 +70,9 @@ def start_call(state: RunState, command: StartRun) -> Call:
     return Call("stage", (("uuid", str(append.stream)), ("json", _json(events)), ("json", _json(append.companion))))
 
 
-def cancel_call(run: UUID, reason: str) -> Call:
-    """Cancel ``run``."""
-    return Call("command", (("uuid", str(run)), ("text", "cancel"), ("text", reason)))
+def command_call(run: UUID, command: Command, reason: str) -> Call:
+    """Ask ``command`` of ``run``."""
+    return Call("command", (("uuid", str(run)), ("text", command), ("text", reason)))
 
 
 def refusal(sqlstate: str | None, message: str, schema: str) -> Exception | None:

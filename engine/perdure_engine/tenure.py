@@ -19,7 +19,7 @@ from perdure_engine.exactly_once import ExactlyOnce
 from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder, Identity
 from perdure_engine.identity import new_id, shard_of
-from perdure_engine.inbox import Inbox, Letter
+from perdure_engine.inbox import COMMANDS, Inbox, Letter
 from perdure_engine.leases import Leases
 from perdure_engine.registry import Registry
 from perdure_engine.router import Router
@@ -255,7 +255,7 @@ class Tenure:
     async def _fire(self, timer: Timer) -> None:
         try:
             run = await self.holder.get(timer.run)
-            command = timer.command(self.now())
+            command = self.holder.told_by(timer, run.state)
             if run.is_busy or _concerns(run.state, command):
                 run.tell(command)
             else:
@@ -312,8 +312,8 @@ class Tenure:
                 await self._resume(letter.run)
                 self.inbox.discard([letter.id])
                 self.timers.look()
-            elif letter.kind == "cancel":
-                await self._cancel(letter)
+            elif letter.kind in COMMANDS:
+                await self._command(letter)
             else:
                 command = await self.inbox.command(letter, self.now())
                 (await self.holder.get(letter.run)).tell(command, letter.id)
@@ -326,7 +326,7 @@ class Tenure:
             # One row that cannot be read shall not hold up the others.
             log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)
 
-    async def _cancel(self, letter: Letter) -> None:
+    async def _command(self, letter: Letter) -> None:
         # Asked before the run is looked for: it may be started in between.
         is_to_come = await self.inbox.is_to_come(letter.run)
         try:
@@ -335,7 +335,7 @@ class Tenure:
             if is_to_come:
                 self.inbox.postpone(letter)
             else:
-                log.warning("a run that does not exist was to be cancelled", run=str(letter.run))
+                log.warning("a command is for a run that does not exist", run=str(letter.run), command=letter.kind)
                 self.inbox.discard([letter.id])
             return
         run.tell(await self.inbox.command(letter, self.now()), letter.id)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from perdure_engine.run import events as e
 from perdure_engine.run.commands import FireTimer
 from perdure_eventstore.session import Session
 
@@ -15,7 +16,7 @@ _JOB = "next timer"
 
 
 class Timer(NamedTuple):
-    """A timer row: ``timer`` is "retry:TASK", "wait:TRIGGER" or "deadline"."""
+    """A timer row: ``timer`` is "retry:TASK", "delay:TASK", "start:TASK", "wait:TRIGGER" or "deadline"."""
 
     run: UUID
     timer: str
@@ -25,12 +26,28 @@ class Timer(NamedTuple):
         """What its run is told."""
         kind, _, subject = self.timer.partition(":")
         match kind:
-            case "retry":
-                return FireTimer(at=at, kind="retry", task_id=subject)
+            case "retry" | "delay" | "start":
+                return FireTimer(at=at, kind=kind, task_id=subject)
             case "wait":
                 return FireTimer(at=at, kind="wait", trigger=int(subject))
-            case _:
+            case "deadline":
                 return FireTimer(at=at, kind="deadline")
+            case _:
+                raise LookupError(f"there is no timer {self.timer!r}")
+
+
+def due_times(event: e.RunEvent) -> Sequence[datetime]:
+    """When the timers are due that ``event`` sets."""
+    match event:
+        case e.TaskScheduled(start_by=due) | e.TaskFailed(retry_at=due) | e.TaskTimedOut(retry_at=due):
+            return () if due is None else (due,)
+        case e.TaskDelayed():
+            return (event.until,)
+        case e.RunStarted():
+            waits = [wait.until for wait in event.waits if wait.until is not None]
+            return waits if event.deadline is None else [*waits, event.deadline]
+        case _:
+            return ()
 
 
 class Timers:
@@ -54,11 +71,11 @@ class Timers:
         )
         # A fired timer's row is deleted in the append that its run makes of it, so it may be read more than once.
         self._due = f"""select run, timer, due from "{schema}".timers
-            where shard = any(%s) and due <= %s order by due limit {_BATCH}"""
+            where shard = any(%s) and due <= %s and not held order by due limit {_BATCH}"""
         # One look into the index a shard: a plain min() would read every timer of the future.
         self._earliest = f"""select min(first.due) from unnest(%s::smallint[]) as mine (shard)
             cross join lateral (select due from "{schema}".timers t where t.shard = mine.shard and t.due > %s
-                                order by due limit 1) first"""
+                                and not t.held order by due limit 1) first"""
         # The fence, and the very row that was read: a woken sleeper shall not delete its heir's timer.
         self._delete = f"""delete from "{schema}".timers where run = %s and timer = %s and due = %s
             and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""

@@ -40,10 +40,18 @@ def _key_is_payload(data: Members, payload: Members) -> tuple[Members, Members]:
     return {name: raw for name, raw in data.items() if name != "key"}, {"key": data["key"], **payload}
 
 
+def _unchanged(data: Members, payload: Members) -> tuple[Members, Members]:
+    """The new version says more, and what it says more has a default that is true of the old one."""
+    return data, payload
+
+
 UPCASTS: dict[tuple[str, int], Upcast] = {
     ("RunStarted", 1): _key_is_payload,
     ("EventLatched", 1): _key_is_payload,
     ("EventPublished", 1): _key_is_payload,
+    ("TaskScheduled", 1): _unchanged,
+    ("TaskStarted", 1): _unchanged,
+    ("TaskTimedOut", 1): _unchanged,
 }
 """By event type and the version that was written."""
 

@@ -1,11 +1,13 @@
 """The working set: rows that commit in the statement that appends the events which cause them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
+from perdure_engine.definitions.definition import TaskSpec
 from perdure_engine.identity import shard_of
 from perdure_engine.run import events as e
 from perdure_eventstore.append import Append, Statement
@@ -34,20 +36,45 @@ class WorkStatement(Statement):
         return [*self._fence, orjson.dumps(merged) if merged else None]
 
 
-def work_of(run: UUID, events: Iterable[e.RunEvent], armed_at: int | None = None) -> Rows:  # noqa: C901 - a line a type
+def work_of(  # noqa: C901 - a line a type
+    run: UUID,
+    events: Iterable[e.RunEvent],
+    armed_at: int | None = None,
+    *,
+    paused: bool = False,
+    tasks: Mapping[str, TaskSpec] | None = None,
+) -> Rows:
     """What ``events`` of ``run`` change in the working set.
 
-    ``armed_at`` is the position from which its waits count, where that is not RunStarted's own.
+    ``armed_at`` is the position from which its waits count, where that is not RunStarted's own; ``paused`` whether the
+    run was before. Where its definition's ``tasks`` are not known, timers are cleared that may not be there.
     """
     rows: Rows = {}
     for event in events:
         match event:
+            case e.TaskStarted():
+                if tasks is None or tasks[event.task_id].schedule_to_start is not None:
+                    _clear(rows, run, "start", event.task_id)
             case e.TaskFailed() | e.TaskTimedOut():
+                if tasks is None or tasks[event.task_id].schedule_to_start is not None:
+                    _clear(rows, run, "start", event.task_id)
                 if event.retry_at is not None:
-                    _add(rows, "timers", _timer(run, f"retry:{event.task_id}", event.retry_at))
+                    _set(rows, run, f"retry:{event.task_id}", event.retry_at, held=paused)
             case e.TaskScheduled():
                 if event.attempt > 1:
-                    _add(rows, "cleared", {"run": run, "timer": f"retry:{event.task_id}"})
+                    _clear(rows, run, "retry", event.task_id)
+                elif tasks is None or tasks[event.task_id].delay is not None:
+                    _clear(rows, run, "delay", event.task_id)
+                if event.start_by is not None:
+                    _set(rows, run, f"start:{event.task_id}", event.start_by, held=paused)
+            case e.TaskDelayed():
+                _set(rows, run, f"delay:{event.task_id}", event.until, held=paused)
+            case e.TaskCompleted():
+                if event.attempt == 0:
+                    _clear(rows, run, "delay", event.task_id)
+            case e.RunPaused() | e.RunResumed():
+                paused = isinstance(event, e.RunPaused)
+                _add(rows, "paused", {"run": run, "paused": paused})
             case e.RunStarted():
                 _open(rows, run, event, armed_at)
             case e.EventLatched():
@@ -73,18 +100,23 @@ def _open(rows: Rows, run: UUID, event: e.RunStarted, armed_at: int | None) -> N
             {"run": run, "trigger": wait.trigger, "event": wait.event, "key": key, "armed_at": armed_at},
         )
         if wait.until is not None:
-            _add(rows, "timers", _timer(run, f"wait:{wait.trigger}", wait.until))
+            _set(rows, run, f"wait:{wait.trigger}", wait.until)
     if event.deadline is not None:
-        _add(rows, "timers", _timer(run, "deadline", event.deadline))
+        _set(rows, run, "deadline", event.deadline)
 
 
 def _disarm(rows: Rows, run: UUID, trigger: int) -> None:
     _add(rows, "disarmed", {"run": run, "trigger": trigger})
-    _add(rows, "cleared", {"run": run, "timer": f"wait:{trigger}"})
+    _clear(rows, run, "wait", trigger)
 
 
-def _timer(run: UUID, timer: str, due: Any) -> dict[str, Any]:
-    return {"run": run, "timer": timer, "shard": shard_of(run), "due": due}
+def _set(rows: Rows, run: UUID, timer: str, due: datetime, *, held: bool = False) -> None:
+    row = {"run": run, "timer": timer, "shard": shard_of(run), "due": due}
+    _add(rows, "timers", row | {"held": True} if held else row)
+
+
+def _clear(rows: Rows, run: UUID, kind: str, subject: object) -> None:
+    _add(rows, "cleared", {"run": run, "timer": f"{kind}:{subject}"})
 
 
 def _add(rows: Rows, table: str, row: dict[str, Any]) -> None:

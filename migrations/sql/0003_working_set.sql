@@ -141,3 +141,21 @@ begin
         perform perdure.write_schedules(work.schedules, losers);
     end if;
 end $$;
+
+create or replace function perdure.command(run uuid, command text, reason text default '') returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if command.run is null then
+        perform perdure.refuse('a command names the run it is for');
+    elsif command.command is null or command.command not in ('cancel', 'pause', 'resume') then
+        perform perdure.refuse(format('there is no command %L; there are cancel, pause and resume', command.command));
+    elsif length(command.reason) > 1000 then
+        perform perdure.refuse(format('a reason has at most 1000 characters, not %s', length(command.reason)));
+    end if;
+    perform perdure.stage_row(
+        gen_random_uuid(), '{}', '{}', '{}', '{}', '{}', '{}',
+        json_build_object('run', command.run, 'kind', command.command,
+                          'detail', json_build_object('reason', coalesce(command.reason, ''))));
+end $$;
+comment on function perdure.command is
+    'Cancel, pause or resume a run as this transaction commits; one that has ended is left as it is.';

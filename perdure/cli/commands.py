@@ -26,6 +26,7 @@ Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="A workflow_id
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or `last`.")]
 Data = Annotated[str, typer.Option("--data", metavar="JSON", help=f"The event's payload: {_HOW}")]
 Key = Annotated[str | None, typer.Option("--key", help="Which run of the workflow it is for: one open run a key.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", help="How long to wait: seconds, or 90s, 15m, 2h.")]
 Archive = Annotated[str | None, typer.Option("--archive", metavar="FILE", help="Where an archived run's file is now.")]
 AllowUnknown = Annotated[
@@ -150,12 +151,28 @@ def start(
 def cancel(
     common: Common,
     run: RunName,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+    reason: Reason = "",
 ) -> Exit:
     """Stop a run: what is under way is cancelled. One that has ended is left as it is."""
-    from perdure.cli.cancel import cancel_run
+    from perdure.cli.commanding import command_run
 
-    return cancel_run(common, run, reason)
+    return command_run(common, "cancel", run, reason)
+
+
+@verb(app)
+def pause(common: Common, run: RunName, reason: Reason = "") -> Exit:
+    """Start nothing of a run until it is resumed. Events still reach it, and what is under way goes on."""
+    from perdure.cli.commanding import command_run
+
+    return command_run(common, "pause", run, reason)
+
+
+@verb(app)
+def resume(common: Common, run: RunName, reason: Reason = "") -> Exit:
+    """Let a paused run go on."""
+    from perdure.cli.commanding import command_run
+
+    return command_run(common, "resume", run, reason)
 
 
 @verb(app)
@@ -163,7 +180,7 @@ def runs(
     common: Common,
     status: Annotated[
         str | None,
-        typer.Option("--status", help="running, stopping, completed, failed, timed_out or cancelled."),
+        typer.Option("--status", help="open, paused, stopping, completed, failed, timed_out or cancelled."),
     ] = None,
     workflow: Annotated[str | None, typer.Option("--workflow", help="Those of one workflow.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,

@@ -11,7 +11,7 @@ from perdure.cli.verb import Common
 from perdure.cli.words import ago, between, shortened, status
 from perdure_projections.queries import RunRow, list_runs
 
-_STATUSES = ("open", "stopping", "completed", "failed", "timed_out", "cancelled")
+_STATUSES = ("open", "paused", "stopping", "completed", "failed", "timed_out", "cancelled")
 
 
 async def print_runs(common: Common, wanted: str | None, workflow: str | None, limit: int) -> int:

@@ -33,7 +33,7 @@ def exit_status(run_status: str) -> int:
     """The exit status of a command that waited for a run."""
     if run_status == "completed":
         return exits.DONE
-    return exits.STILL_OPEN if run_status in ("open", "stopping") else exits.FAILED
+    return exits.STILL_OPEN if run_status in ("open", "paused", "stopping") else exits.FAILED
 
 
 async def print_run(common: Common, client: Client, run: UUID, archive: str | None = None) -> str:

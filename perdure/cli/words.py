@@ -13,6 +13,7 @@ _STYLES = {
     "scheduled": "blue",
     "retrying": "yellow",
     "interrupted": "yellow",
+    "paused": "yellow",
     "stopping": "yellow",
     "failed": "red",
     "timed_out": "red",

@@ -37,7 +37,7 @@ class RunRow(NamedTuple):
 class TaskRow(NamedTuple):
     """A task that something has happened to.
 
-    ``status``: scheduled, started, retrying, interrupted, completed, failed, skipped or cancelled.
+    ``status``: delayed, scheduled, started, retrying, interrupted, completed, failed, skipped or cancelled.
     """
 
     run: UUID

@@ -32,13 +32,16 @@ with folded as materialized (
         max(version) filter (where type <> '{ERASED}') as version, bool_or(type = '{ERASED}') as erased,
         count(*) filter (where type = 'TaskScheduled' and data ->> 'attempt' = '1') as tasks,
         bool_or(type = 'RunStopping') as stopping,
+        max(version) filter (where type = 'RunPaused') as paused,
+        max(version) filter (where type = 'RunResumed') as resumed,
         max(position) filter (where type = 'RunStarted') as first,
         max(position) filter (where type in ({sql_names(ENDED)})) as last
     from events where position > %(first)s and position <= %(last)s and type in ({sql_names(TYPES)})
     group by stream
 ), seen as materialized (
     select f.*, ended.recorded_at as ended_at,
-        case when ended.type is not null then {_END_STATUS} when f.stopping then 'stopping' end as status,
+        case when ended.type is not null then {_END_STATUS} when f.stopping then 'stopping'
+            when f.paused > coalesce(f.resumed, 0) then 'paused' when f.resumed > 0 then 'open' end as status,
         case ended.type
             when 'RunFailed' then {_FAILURE}
             when 'RunTimedOut' then 'its deadline passed'
@@ -63,4 +66,4 @@ update runs r set status = case when r.ended_at is null then coalesce(s.status, 
         else coalesce(s.error, r.error) end
 from seen s where s.first is null and r.run = s.stream"""
 
-RUNS = Projection("runs", 1, TYPES, ("runs",), fold(STATEMENT))
+RUNS = Projection("runs", 2, TYPES, ("runs",), fold(STATEMENT))

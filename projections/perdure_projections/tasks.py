@@ -7,6 +7,7 @@ from perdure_projections.statement import fold, message
 
 TYPES = type_names(
     (
+        e.TaskDelayed,
         e.TaskScheduled,
         e.TaskStarted,
         e.TaskCompleted,
@@ -18,17 +19,22 @@ TYPES = type_names(
     )
 )
 
-_TIMED_OUT = "'it took longer than '"
+_TIMED_OUT = ("it took longer than ", "it did not start within ", "it gave no sign of life for ")
 
-_STATUS = """case last.type when 'TaskScheduled' then 'scheduled' when 'TaskStarted' then 'started'
-            when 'TaskCompleted' then 'completed' when 'TaskInterrupted' then 'interrupted'
-            when 'TaskSkipped' then 'skipped' when 'TaskCancelled' then 'cancelled'
+_STATUS = """case last.type when 'TaskDelayed' then 'delayed' when 'TaskScheduled' then 'scheduled'
+            when 'TaskStarted' then 'started' when 'TaskCompleted' then 'completed'
+            when 'TaskInterrupted' then 'interrupted' when 'TaskSkipped' then 'skipped'
+            when 'TaskCancelled' then 'cancelled'
             else case when last.data ->> 'retry_at' is null then 'failed' else 'retrying' end end"""
 
 _FAILURE = f"""(select case failure.type
-                when 'TaskTimedOut' then {_TIMED_OUT} || (failure.data ->> 'timeout')::float8 || ' s'
+                when 'TaskTimedOut' then case failure.data ->> 'limit' when 'schedule_to_start' then '{_TIMED_OUT[1]}'
+                    when 'heartbeat' then '{_TIMED_OUT[2]}' else '{_TIMED_OUT[0]}' end
+                    || (failure.data ->> 'timeout')::float8 || ' s'
                 else {message("failure")} end
             from events failure where failure.position = f.failed)"""
+
+_IS_TIME_OUT = " or ".join(f"starts_with(t.error, '{text}')" for text in _TIMED_OUT)
 
 # Of each task in the range: what is counted, its last event, its last start and its last failure. What the last event
 # says replaces the row's; counts are added; the rest gives way only to something newer. An erasure, which is of no
@@ -55,7 +61,7 @@ with folded as materialized (
     select stream from folded where task_id is null
 ), cleared as (
     update tasks t set error = null from erased e
-    where t.run = e.stream and not starts_with(t.error, {_TIMED_OUT})
+    where t.run = e.stream and not ({_IS_TIME_OUT})
         and not exists (select from seen s where s.stream = t.run and s.task_id = t.task_id)
 )
 insert into tasks as t (run, task_id, status, attempt, failures, interruptions, scheduled_at, started_at,
@@ -70,6 +76,6 @@ on conflict (run, task_id) do update set status = excluded.status, attempt = gre
     started_at = greatest(t.started_at, excluded.started_at), ended_at = excluded.ended_at,
     retry_at = excluded.retry_at, node = coalesce(excluded.node, t.node), reason = excluded.reason,
     error = case when excluded.failures > 0 then excluded.error
-        when starts_with(t.error, {_TIMED_OUT}) or excluded.run not in (select stream from erased) then t.error end"""
+        when {_IS_TIME_OUT} or excluded.run not in (select stream from erased) then t.error end"""
 
-TASKS = Projection("tasks", 1, (*TYPES, ERASED), ("tasks",), fold(STATEMENT))
+TASKS = Projection("tasks", 2, (*TYPES, ERASED), ("tasks",), fold(STATEMENT))

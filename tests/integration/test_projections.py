@@ -458,7 +458,7 @@ def replaced(projection: Projection, apply: Any, version: int = 1) -> Projection
 # One that fails
 
 
-def refusing(bad: set[int], version: int = 1) -> Projection:
+def refusing(bad: set[int], version: int = TASKS.version) -> Projection:
     """The tasks, as long as no event at a position in ``bad`` is among them."""
 
     async def apply(connection: AsyncConnection[Any], first: int, last: int) -> None:
@@ -647,8 +647,8 @@ async def test_lag_is_a_number_anyone_can_read(engine: AsyncEngine, log: Log) ->
     async with projecting(engine) as made:
         await made.run_once(3)
     assert [(row["name"], row["version"], row["position"], row["error"]) for row in log.rows("projections")] == [
-        ("runs", 1, 3, None),
-        ("tasks", 1, 3, None),
+        ("runs", RUNS.version, 3, None),
+        ("tasks", TASKS.version, 3, None),
     ]
     listed = await queries.list_projections(engine, SCHEMA)
     assert [(row.name, row.behind) for row in listed] == [("runs", 5), ("tasks", 5)]

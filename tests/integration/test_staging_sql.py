@@ -120,8 +120,8 @@ def test_an_event_name_or_a_key_that_python_refuses_is_refused(database_url: str
 
 def test_commands_that_are_not_there_are_refused_with_those_that_are(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
-        with pytest.raises(psycopg.Error, match="there is no command 'pause'; there is cancel"):
-            connection.execute("select perdure.command(gen_random_uuid(), 'pause')")
+        with pytest.raises(psycopg.Error, match="there is no command 'undo'; there are cancel, pause and resume"):
+            connection.execute("select perdure.command(gen_random_uuid(), 'undo')")
         with pytest.raises(psycopg.Error, match="names the run"):
             connection.execute("select perdure.command(null, 'cancel')")
         with pytest.raises(psycopg.Error, match="at most 1000 characters"):

@@ -34,6 +34,8 @@ def check_uses(draft: Draft, order: Order, report: Report) -> None:
         check_template(task.inputs, task.written_inputs, wrong, report)
         if task.when is not None:
             check_expression(task.when, wrong, report)
+        if task.delay is not None:
+            check_template(task.delay, task.written_delay, wrong, report)
     if draft.output is not None:
         check_template(draft.output, draft.written_output, partial(uses.wrong, None), report)
 

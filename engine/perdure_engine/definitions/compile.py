@@ -105,6 +105,11 @@ def _spec(task: TaskDraft, events: _Events) -> TaskSpec:
         when=task.when,
         retry=task.retry,
         timeout=task.timeout,
+        schedule_to_start=task.schedule_to_start,
+        heartbeat=task.heartbeat,
+        delay=task.delay,
+        delivery=task.delivery,
+        priority=task.priority,
         proceed_on_failure=task.proceed_on_failure,
         handles=frozenset(
             end.task_id for clause in clauses for end in clause.ends if end.on == "failed" and end.task_id is not None

@@ -17,6 +17,10 @@ On = Literal["completed", "failed", "skipped", "done", "ended"]
 """Which ends of a task hold: ``done`` is completed or skipped, ``ended`` is any."""
 
 
+Delivery = Literal["at_least_once", "at_most_once"]
+"""Whether an attempt that was interrupted or failed may be followed by another."""
+
+
 class TaskEnd(NamedTuple):
     """True when ``task_id`` ends as ``on`` says; ``task_id`` None is the first completion of any other task."""
 
@@ -76,10 +80,25 @@ class TaskSpec(msgspec.Struct, frozen=True):
     """The task's own policy or the definition's default; None leaves it to the task type, then the engine."""
     timeout: float | None = None
     """Seconds an attempt may take from its start; None as for ``retry``."""
+    schedule_to_start: float | None = None
+    """Seconds it may wait for its start once it is scheduled; None is for ever."""
+    heartbeat: float | None = None
+    """Seconds within which an attempt must give a sign of life; None as for ``retry``."""
+    delay: Template | None = None
+    """How long it waits once it is ready: a duration."""
+    delivery: Delivery | None = None
+    """None as for ``retry``."""
+    priority: int = 0
+    """Who waits for a slot goes before those of a lower priority, though not for ever."""
     proceed_on_failure: bool = False
     """``on_failure: continue``: a failure counts as done."""
     handles: frozenset[str] = frozenset()
     """The tasks whose ``T.failed`` triggers this one: when it completes, their failure is handled."""
+
+    @property
+    def is_sleep(self) -> bool:
+        """It has no type: its delay is all there is to it."""
+        return not self.type
 
 
 class Dependent(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from perdure_engine.definitions.definition import Retry, TaskEnd
+from perdure_engine.definitions.definition import Delivery, Retry, TaskEnd
 from perdure_engine.definitions.names import ANY_COMPLETION
 from perdure_engine.templates import Expression, Reference, Template
 
@@ -42,12 +42,19 @@ class TaskDraft(msgspec.Struct, frozen=True, kw_only=True):
     """A trigger could not be read: what the task waits for is not known, and nothing is concluded from it."""
     retry: Retry | None
     timeout: float | None
+    schedule_to_start: float | None
+    heartbeat: float | None
+    delay: Template | None
+    written_delay: Any
+    delivery: Delivery | None
+    priority: int
     proceed_on_failure: bool
 
     @property
     def references(self) -> frozenset[Reference]:
-        """What its inputs and its ``when`` name."""
-        return self.inputs.references if self.when is None else self.inputs.references | self.when.references
+        """What its inputs, its ``when`` and its ``delay`` name."""
+        found = self.inputs.references if self.when is None else self.inputs.references | self.when.references
+        return found if self.delay is None else found | self.delay.references
 
     @property
     def is_root(self) -> bool:

@@ -92,6 +92,16 @@ class Fields:
             self.report.fault(self.at(key), str(refusal))
             return None
 
+    def whole(self, key: str, least: int, most: int) -> int | None:
+        """A whole number in a range."""
+        if key not in self.value:
+            return None
+        value = self.value[key]
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.report.fault(self.at(key), f"`{key}` is a whole number from {least} to {most}, not {value!r}")
+        return None
+
     def choice(self, key: str, choices: Sequence[str]) -> str | None:
         """One of a few words."""
         words = " or ".join(f'"{each}"' for each in choices)

@@ -12,12 +12,9 @@ NOT_YET = frozenset(
         "compensate",
         "compensation",
         "concurrency",
-        "delay",
-        "delivery",
         "emit",
         "for_each",
         "limits",
-        "priority",
         "schedule",
         "schedules",
         "tolerate",
@@ -27,6 +24,7 @@ NOT_YET = frozenset(
 """Keys of a later release: refused by name, so that nobody hunts for a spelling."""
 
 _INSTEAD_OF_TYPE = frozenset({"approval", "delay", "workflow"})
+"""A task with one of these needs no type."""
 
 _OTHER_WORDS = {
     "definition": {
@@ -56,6 +54,12 @@ _OTHER_WORDS = {
         "condition": "when",
         "catch": "on_failure",
         "continue_on_error": "on_failure",
+        "sleep": "delay",
+        "wait": "delay",
+        "heartbeat_timeout": "heartbeat",
+        "schedule_to_start_timeout": "schedule_to_start",
+        "start_to_close": "timeout",
+        "start_to_close_timeout": "timeout",
     },
     "retry": {
         "max_attempts": "attempts",
@@ -86,7 +90,7 @@ def check_keys(value: Iterable[str], place: str, pointer: str, report: Report) -
 
 
 def type_may_be_missing(keys: Iterable[str]) -> bool:
-    """Whether a later release's key stands in the place of ``type``: one fault is enough."""
+    """Whether another key stands in the place of ``type``; of one that a later release brings, one fault is enough."""
     return not _INSTEAD_OF_TYPE.isdisjoint(keys)
 
 

@@ -112,6 +112,24 @@ _ON_FAILURE: dict[str, Any] = {
     "description": "`fail` (the default): a failure nothing handles fails the run. `continue`: it counts as done.",
 }
 
+_LIMITS: dict[str, Any] = {
+    "timeout": _duration("How long one attempt may take from its start."),
+    "schedule_to_start": _duration("How long an attempt may wait for its start; later, it has timed out."),
+    "heartbeat": _duration("How long an attempt may go without `task.heartbeat()`; longer, it has timed out."),
+    "delivery": {
+        "enum": ["at_least_once", "at_most_once"],
+        "description": "`at_least_once` (the default): tried again after a failure or the death of its node. "
+        "`at_most_once`: never tried again, whatever happened.",
+    },
+    "priority": {
+        "type": "integer",
+        "minimum": -100,
+        "maximum": 100,
+        "description": "Who waits for a slot of a node goes before those of a lower priority; these need not wait for "
+        "ever. Default 0.",
+    },
+}
+
 _TASK = _object(
     "A task: what is done, with which inputs, and when.",
     {
@@ -139,19 +157,27 @@ _TASK = _object(
             "description": "Read once, when the triggers hold: the task is skipped if this expression is false.",
         },
         "retry": _policy("How often it is tried: a policy, a number of attempts, or false for one attempt."),
-        "timeout": _duration("How long one attempt may take from its start."),
+        **_LIMITS,
+        "delay": {
+            "description": "How long it waits once it is ready: a duration, or a template of one. A task with a "
+            "`delay` needs no `type`: it completes when the time is over.",
+            "anyOf": [{"$ref": "#/definitions/duration"}, {"type": "string", "pattern": r"\{\{"}],
+        },
         "on_failure": _ON_FAILURE,
         "description": {**_TEXT, "description": "What it is for, for people."},
     },
-    required=["task_id", "type"],
-    anyOf=[{"required": ["triggers"]}, {"required": ["depends_on"]}],
+    required=["task_id"],
+    allOf=[
+        {"anyOf": [{"required": ["triggers"]}, {"required": ["depends_on"]}]},
+        {"anyOf": [{"required": ["type"]}, {"required": ["delay"]}]},
+    ],
 )
 
 _DEFAULTS = _object(
     "What holds for every task that does not say otherwise.",
     {
         "retry": _policy("The retry policy."),
-        "timeout": _duration("How long one attempt may take from its start."),
+        **_LIMITS,
         "on_failure": _ON_FAILURE,
     },
 )

@@ -1,11 +1,11 @@
 """The tasks as written."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from perdure_engine.definitions.definition import Retry, TaskEnd
+from perdure_engine.definitions.definition import Delivery, Retry, TaskEnd
 from perdure_engine.definitions.draft import ClauseDraft, TaskDraft
 from perdure_engine.definitions.expressions import read_expression, read_template
 from perdure_engine.definitions.fields import Fields, kind
@@ -14,7 +14,10 @@ from perdure_engine.definitions.names import TASK_ID, wrong_id
 from perdure_engine.definitions.report import Report
 from perdure_engine.definitions.retries import read_retry
 from perdure_engine.definitions.triggers import Triggers
-from perdure_engine.templates import Expression, compile_template
+from perdure_engine.templates import Expression, Template, compile_template
+
+MOST_PRIORITY = 100
+"""Either way from 0."""
 
 
 class Defaults(msgspec.Struct, frozen=True):
@@ -22,14 +25,22 @@ class Defaults(msgspec.Struct, frozen=True):
 
     retry: Retry | None = None
     timeout: float | None = None
+    schedule_to_start: float | None = None
+    heartbeat: float | None = None
+    delivery: Delivery | None = None
+    priority: int | None = None
     proceed_on_failure: bool = False
 
 
 def read_defaults(fields: Fields) -> Defaults:
-    """The policies of an object that has ``retry``, ``timeout`` and ``on_failure``: ``defaults``, or a task."""
+    """The policies of an object that has ``retry``, ``timeout`` and the like: ``defaults``, or a task."""
     retry = read_retry(fields.value["retry"], fields.at("retry"), fields.report) if "retry" in fields else None
     on_failure = fields.choice("on_failure", ("fail", "continue"))
-    return Defaults(retry, fields.duration("timeout"), on_failure == "continue")
+    delivery: Delivery | None = fields.choice("delivery", get_args(Delivery))  # type: ignore[assignment] # as checked
+    return Defaults(
+        retry, fields.duration("timeout"), fields.duration("schedule_to_start"), fields.duration("heartbeat"), delivery,
+        fields.whole("priority", -MOST_PRIORITY, MOST_PRIORITY), on_failure == "continue",
+    )  # fmt: skip
 
 
 def read_tasks(items: list[tuple[str, Any]], defaults: Defaults, report: Report) -> dict[str, TaskDraft]:
@@ -87,6 +98,12 @@ def _read_task(task_id: str, fields: Fields, task_ids: Mapping[str, Any], defaul
         unclear=None in clauses,
         retry=own.retry or defaults.retry,
         timeout=own.timeout or defaults.timeout,
+        schedule_to_start=own.schedule_to_start or defaults.schedule_to_start,
+        heartbeat=own.heartbeat or defaults.heartbeat,
+        delay=_delay(fields),
+        written_delay=fields.value.get("delay"),
+        delivery=own.delivery or defaults.delivery,
+        priority=next((each for each in (own.priority, defaults.priority) if each is not None), 0),
         proceed_on_failure=own.proceed_on_failure if "on_failure" in fields else defaults.proceed_on_failure,
     )
 
@@ -94,6 +111,15 @@ def _read_task(task_id: str, fields: Fields, task_ids: Mapping[str, Any], defaul
 def _when(fields: Fields) -> Expression | None:
     text = fields.text("when")
     return None if text is None else read_expression(text, fields.at("when"), "when", fields.report)
+
+
+def _delay(fields: Fields) -> Template | None:
+    """A duration as written, or a template of one."""
+    written = fields.value.get("delay")
+    if isinstance(written, str) and "{{" in written:
+        return read_template(written, fields.at("delay"), "delay", fields.report)
+    seconds = fields.duration("delay", zero=True)
+    return None if seconds is None else compile_template(seconds)
 
 
 def _clauses(fields: Fields, triggers: Triggers) -> Iterator[ClauseDraft | None]:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from perdure_engine.run.events import Outcome
+from perdure_engine.run.events import Limit, Outcome
 from perdure_eventstore.door import Json
 
 
@@ -35,10 +35,11 @@ class ReceiveEvent(Command, frozen=True, kw_only=True):
 
 
 class BeginAttempt(Command, frozen=True, kw_only=True):
-    """A slot on ``node`` is free for this scheduled task."""
+    """A slot on ``node`` is free for this scheduled task. ``at_most_once`` is its delivery there."""
 
     task_id: str
     node: UUID
+    at_most_once: bool = False
 
 
 class CompleteAttempt(Command, frozen=True, kw_only=True):
@@ -65,6 +66,7 @@ class TimeOutAttempt(Command, frozen=True, kw_only=True):
     task_id: str
     attempt: int
     timeout: float
+    limit: Limit = "start_to_close"
     max_attempts: int = 1
     retry_at: datetime | None = None
 
@@ -85,11 +87,29 @@ class CancelAttempt(Command, frozen=True, kw_only=True):
 
 
 class FireTimer(Command, frozen=True, kw_only=True):
-    """A timer of this run is due: ``retry`` of a task, ``wait`` of a trigger, or the run's ``deadline``."""
+    """A timer of this run is due.
 
-    kind: Literal["retry", "wait", "deadline"]
+    ``retry`` and ``delay`` of a task, ``start`` by which it should have started, ``wait`` of a trigger, or the run's
+    ``deadline``. What follows a start that did not come is as in TimeOutAttempt.
+    """
+
+    kind: Literal["retry", "delay", "start", "wait", "deadline"]
     task_id: str = ""
     trigger: int = -1
+    max_attempts: int = 1
+    retry_at: datetime | None = None
+
+
+class PauseRun(Command, frozen=True, kw_only=True):
+    """Start nothing until ResumeRun."""
+
+    reason: str = ""
+
+
+class ResumeRun(Command, frozen=True, kw_only=True):
+    """Go on after PauseRun."""
+
+    reason: str = ""
 
 
 class StopRun(Command, frozen=True, kw_only=True):
@@ -109,5 +129,7 @@ RunCommand = (
     | InterruptAttempt
     | CancelAttempt
     | FireTimer
+    | PauseRun
+    | ResumeRun
     | StopRun
 )

@@ -9,7 +9,7 @@ from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.matching import matching_triggers
 from perdure_engine.run.progress import Progress
-from perdure_engine.run.state import Occurrence, RunState
+from perdure_engine.run.state import Occurrence, RunState, TaskState
 from perdure_eventstore.door import Json
 
 MAX_CRASHES = 5
@@ -45,6 +45,12 @@ def advance(state: RunState, command: c.RunCommand) -> tuple[list[e.RunEvent], R
             _receive(progress, command)
         case c.FireTimer():
             _fire(progress, command)
+        case c.PauseRun():
+            if progress.state.status == "open" and not progress.state.paused:
+                progress.record(e.RunPaused(reason=command.reason))
+        case c.ResumeRun():
+            if progress.state.status == "open" and progress.state.paused:
+                progress.record(e.RunResumed(reason=command.reason))
         case c.StopRun():
             if progress.state.status == "open":
                 progress.stop(command.outcome, command.reason)
@@ -91,9 +97,13 @@ def _later(at: datetime, seconds: float | None) -> datetime | None:
 
 
 def _begin(progress: Progress, command: c.BeginAttempt) -> None:
-    task = progress.state.task(command.task_id)
-    if task.status == "scheduled" and progress.state.status == "open":
-        progress.record(e.TaskStarted(task_id=command.task_id, attempt=task.attempt, node=command.node))
+    state, task = progress.state, progress.state.task(command.task_id)
+    if task.status == "scheduled" and state.status == "open" and not state.paused:
+        progress.record(
+            e.TaskStarted(
+                task_id=command.task_id, attempt=task.attempt, node=command.node, at_most_once=command.at_most_once
+            )
+        )
 
 
 def _is_under_way(progress: Progress, task_id: str, attempt: int) -> bool:
@@ -109,15 +119,27 @@ def _complete(progress: Progress, command: c.CompleteAttempt) -> None:
 def _fail(progress: Progress, command: c.FailAttempt | c.TimeOutAttempt) -> None:
     if not _is_under_way(progress, command.task_id, command.attempt):
         return
-    again = progress.state.status == "open" and progress.state.task(command.task_id).failures + 1 < command.max_attempts
-    retry_at = command.retry_at if again else None
-    task_id, attempt = command.task_id, command.attempt
+    task_id, attempt, retry_at = command.task_id, command.attempt, _again(progress, command)
     event: e.TaskFailed | e.TaskTimedOut = (
         e.TaskFailed(task_id=task_id, attempt=attempt, retry_at=retry_at, error=command.error)
         if isinstance(command, c.FailAttempt)
-        else e.TaskTimedOut(task_id=task_id, attempt=attempt, timeout=command.timeout, retry_at=retry_at)
+        else e.TaskTimedOut(
+            task_id=task_id, attempt=attempt, timeout=command.timeout, limit=command.limit, retry_at=retry_at
+        )
     )
-    if retry_at is None:
+    _end_or_retry(progress, event)
+
+
+def _again(progress: Progress, command: c.FailAttempt | c.TimeOutAttempt | c.FireTimer) -> datetime | None:
+    """When the next attempt is due; None if there is to be none."""
+    task = progress.state.task(command.task_id)
+    if progress.state.status != "open" or (task.at_most_once and task.status == "started"):
+        return None
+    return command.retry_at if task.failures + 1 < command.max_attempts else None
+
+
+def _end_or_retry(progress: Progress, event: e.TaskFailed | e.TaskTimedOut) -> None:
+    if event.retry_at is None:
         progress.end(event)
     else:
         progress.record(event)
@@ -132,14 +154,17 @@ def _interrupt(progress: Progress, command: c.InterruptAttempt) -> None:
     task = progress.state.task(task_id)
     if progress.state.status != "open":
         progress.end(e.TaskCancelled(task_id=task_id, attempt=attempt))
+    elif task.at_most_once:
+        _give_up(progress, task_id, attempt, "its node stopped under it, and it is attempted at most once")
     elif task.crashes >= MAX_CRASHES:
-        error = {
-            "type": "Interrupted",
-            "message": f"its node died under it {task.crashes} times; it is not given another",
-        }
-        progress.end(e.TaskFailed(task_id=task_id, attempt=attempt, error=Json.of(error)))
+        _give_up(progress, task_id, attempt, f"its node died under it {task.crashes} times; it is not given another")
     else:
-        progress.record(e.TaskScheduled(task_id=task_id, attempt=attempt + 1))
+        progress.schedule(task_id, attempt + 1)
+
+
+def _give_up(progress: Progress, task_id: str, attempt: int, why: str) -> None:
+    error = Json.of({"type": "Interrupted", "message": why})
+    progress.end(e.TaskFailed(task_id=task_id, attempt=attempt, error=error))
 
 
 def _receive(progress: Progress, command: c.ReceiveEvent) -> None:
@@ -149,14 +174,34 @@ def _receive(progress: Progress, command: c.ReceiveEvent) -> None:
 
 def _fire(progress: Progress, command: c.FireTimer) -> None:
     state = progress.state
-    match command.kind:
-        case "retry":
-            task = state.task(command.task_id)
-            if task.status == "retrying" and state.status == "open":
-                progress.record(e.TaskScheduled(task_id=command.task_id, attempt=task.attempt + 1))
-        case "wait":
-            if command.trigger in state.live_waits and state.status == "open":
-                progress.expire(command.trigger)
-        case "deadline":
-            if state.status == "open":
-                progress.stop("timed_out", "its deadline passed")
+    if state.status != "open":
+        return
+    if command.kind == "deadline":
+        progress.stop("timed_out", "its deadline passed")
+    elif state.paused:
+        return
+    elif command.kind == "wait":
+        if command.trigger in state.live_waits:
+            progress.expire(command.trigger)
+    else:
+        _fire_for_task(progress, command, state.task(command.task_id))
+
+
+def _fire_for_task(progress: Progress, command: c.FireTimer, task: TaskState) -> None:
+    task_id = command.task_id
+    match command.kind, task.status:
+        case "retry", "retrying":
+            progress.schedule(task_id, task.attempt + 1)
+        case "delay", "delayed":
+            if progress.state.definition.tasks[task_id].is_sleep:
+                progress.end(e.TaskCompleted(task_id=task_id, attempt=0))
+            else:
+                progress.schedule(task_id, 1)
+        case "start", "scheduled":
+            limit = progress.state.definition.tasks[task_id].schedule_to_start
+            if limit is not None:
+                timed_out = e.TaskTimedOut(
+                    task_id=task_id, attempt=task.attempt, timeout=limit, limit="schedule_to_start",
+                    retry_at=_again(progress, command),
+                )  # fmt: skip
+                _end_or_retry(progress, timed_out)

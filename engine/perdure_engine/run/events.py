@@ -17,6 +17,9 @@ from perdure_eventstore.door import NULL, Json
 
 Outcome = Literal["failed", "timed_out", "cancelled"]
 
+Limit = Literal["start_to_close", "schedule_to_start", "heartbeat"]
+"""What took too long: the attempt, the wait for its start, or the time since it last gave a sign of life."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A fact about a run.
@@ -56,20 +59,37 @@ class RunStarted(Event, frozen=True, kw_only=True):
     input: Json = NULL
 
 
+class TaskDelayed(Event, frozen=True, kw_only=True):
+    """A task is ready, and waits until ``until``. ``inputs`` as in TaskScheduled; one with no type has none."""
+
+    task_id: str
+    until: datetime
+    inputs: Json | None = None
+
+
 class TaskScheduled(Event, frozen=True, kw_only=True):
-    """A task may start. ``inputs`` are the resolved ones, recorded with the first attempt and kept for the others."""
+    """A task may start. ``inputs`` are the resolved ones, recorded with the first attempt and kept for the others.
+
+    If it has not started by ``start_by``, the attempt times out; None waits for ever.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
 
     task_id: str
     attempt: int
+    start_by: datetime | None = None
     inputs: Json | None = None
 
 
 class TaskStarted(Event, frozen=True, kw_only=True):
-    """An attempt may execute on ``node`` from now on."""
+    """An attempt may execute on ``node`` from now on. ``at_most_once``: no other is ever made after it."""
+
+    SCHEMA_VERSION: ClassVar[int] = 2
 
     task_id: str
     attempt: int
     node: UUID
+    at_most_once: bool = False
 
 
 class TaskCompleted(Event, frozen=True, kw_only=True):
@@ -93,11 +113,14 @@ class TaskFailed(Event, frozen=True, kw_only=True):
 
 
 class TaskTimedOut(Event, frozen=True, kw_only=True):
-    """An attempt took longer than ``timeout`` seconds; otherwise as TaskFailed."""
+    """An attempt took longer than ``timeout`` seconds; ``limit`` says for what. Otherwise as TaskFailed."""
+
+    SCHEMA_VERSION: ClassVar[int] = 2
 
     task_id: str
     attempt: int
     timeout: float
+    limit: Limit = "start_to_close"
     retry_at: datetime | None = None
 
 
@@ -151,6 +174,18 @@ class WaitExpired(Event, frozen=True, kw_only=True):
     event: str
 
 
+class RunPaused(Event, frozen=True, kw_only=True):
+    """Nothing starts any more until the run is resumed: events latch, timers wait, what is under way goes on."""
+
+    reason: str = ""
+
+
+class RunResumed(Event, frozen=True, kw_only=True):
+    """What was scheduled may start again, and timers that fell due meanwhile fire."""
+
+    reason: str = ""
+
+
 class RunStopping(Event, frozen=True, kw_only=True):
     """Nothing starts any more; the run ends with ``outcome`` once what is under way has ended."""
 
@@ -186,6 +221,7 @@ RUN_ENDED = (RunCompleted, RunFailed, RunTimedOut, RunCancelled)
 
 RunEvent = (
     RunStarted
+    | TaskDelayed
     | TaskScheduled
     | TaskStarted
     | TaskCompleted
@@ -197,6 +233,8 @@ RunEvent = (
     | EventLatched
     | EventIgnored
     | WaitExpired
+    | RunPaused
+    | RunResumed
     | RunStopping
     | RunEnded
 )

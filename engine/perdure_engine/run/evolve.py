@@ -18,14 +18,15 @@ def evolve(state: RunState, event: e.RunEvent) -> RunState:  # noqa: C901 - one 
         case e.TaskCompleted():
             return _ended(state, event.task_id, "completed", output=event.output)
         case e.TaskScheduled():
-            return _scheduled(state, event)
+            return _readied(state, event, "scheduled", event.attempt)
         case e.TaskStarted():
-            task = replace(state.task(event.task_id), status="started", attempt=event.attempt, node=event.node)
-            return replace(state, tasks=state.tasks.set(event.task_id, task))
+            return _task_started(state, event)
         case e.RunStarted():
             return _started(state, event)
         case e.TaskFailed() | e.TaskTimedOut():
             return _failed(state, event)
+        case e.TaskDelayed():
+            return _readied(state, event, "delayed", attempt=0)
         case e.TaskInterrupted():
             task = state.task(event.task_id)
             task = replace(task, status="interrupted", crashes=task.crashes + (not event.clean), node=None)
@@ -41,6 +42,10 @@ def evolve(state: RunState, event: e.RunEvent) -> RunState:  # noqa: C901 - one 
             return _seen(state, event)
         case e.WaitExpired():
             return _kill_triggers(replace(state, expired=state.expired | {event.trigger}), (event.trigger,))
+        case e.RunPaused():
+            return replace(state, paused=True)
+        case e.RunResumed():
+            return replace(state, paused=False)
         case e.RunStopping():
             return replace(state, status="stopping", outcome=event.outcome, stop_reason=event.reason)
         case e.RunCompleted():
@@ -72,13 +77,22 @@ def _started(state: RunState, event: e.RunStarted) -> RunState:
     return _kill_triggers(_latch(state, event.latched, start), dead)
 
 
-def _scheduled(state: RunState, event: e.TaskScheduled) -> RunState:
+def _task_started(state: RunState, event: e.TaskStarted) -> RunState:
+    task = replace(
+        state.task(event.task_id), status="started", attempt=event.attempt, node=event.node,
+        at_most_once=event.at_most_once,
+    )  # fmt: skip
+    return replace(state, tasks=state.tasks.set(event.task_id, task))
+
+
+def _readied(state: RunState, event: e.TaskScheduled | e.TaskDelayed, status: TaskStatus, attempt: int) -> RunState:
+    """A task that waited for its triggers waits for its time or for a slot, or one on a timer for a slot."""
     task, active, waits = state.task(event.task_id), state.active, state.live_waits
     if task.status == "waiting":
         active += 1
         waits = _lose_interest(state, event.task_id, task)
     inputs = task.inputs if event.inputs is None else event.inputs
-    task = replace(task, status="scheduled", attempt=event.attempt, inputs=inputs)
+    task = replace(task, status=status, attempt=attempt, inputs=inputs)
     return replace(state, tasks=state.tasks.set(event.task_id, task), active=active, live_waits=waits)
 
 
@@ -88,7 +102,7 @@ def _failed(state: RunState, event: e.TaskFailed | e.TaskTimedOut) -> RunState:
         task,
         attempt=event.attempt,
         failures=task.failures + 1,
-        error=event.error if isinstance(event, e.TaskFailed) else _timed_out(event.timeout),
+        error=event.error if isinstance(event, e.TaskFailed) else _timed_out(event),
     )
     if event.retry_at is not None:
         return replace(state, tasks=state.tasks.set(event.task_id, replace(task, status="retrying", node=None)))
@@ -106,8 +120,15 @@ def _is_handled(state: RunState, failed: str) -> bool:
     )
 
 
-def _timed_out(seconds: float) -> Json:
-    return Json.of({"type": "TimedOut", "message": f"it took longer than {seconds:g} s"})
+_LATE = {
+    "start_to_close": "it took longer than",
+    "schedule_to_start": "it did not start within",
+    "heartbeat": "it gave no sign of life for",
+}
+
+
+def _timed_out(event: e.TaskTimedOut) -> Json:
+    return Json.of({"type": "TimedOut", "message": f"{_LATE[event.limit]} {event.timeout:g} s"})
 
 
 def _ended(state: RunState, task_id: str, status: TaskStatus, output: Json | None = None) -> RunState:

@@ -7,9 +7,10 @@ again. When nothing is active and nothing can come any more, the run ends.
 
 from collections import deque
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import filterfalse
 
+from perdure_engine.definitions.durations import parse_duration
 from perdure_engine.definitions.names import ANY_COMPLETION
 from perdure_engine.run import events as e
 from perdure_engine.run.evolve import evolve
@@ -59,6 +60,12 @@ class Progress:
             if self.state.status == "open":
                 self._latch(listeners, Occurrence(ANY_COMPLETION, payload))
 
+    def schedule(self, task_id: str, attempt: int, inputs: Json | None = None) -> None:
+        """Record that an attempt may start, and by when it has to."""
+        limit = self.state.definition.tasks[task_id].schedule_to_start
+        start_by = None if limit is None else self._at + timedelta(seconds=limit)
+        self.record(e.TaskScheduled(task_id=task_id, attempt=attempt, start_by=start_by, inputs=inputs))
+
     def follow_start(self) -> None:
         """After RunStarted: every task its triggers touched, and every one that needs nothing."""
         definition, start = self.state.definition, self.state.start
@@ -85,7 +92,7 @@ class Progress:
         self.record(e.RunStopping(outcome=outcome, reason=reason))
         for task_id in self.state.definition.tasks:
             task = self.state.task(task_id)
-            if task.status in ("scheduled", "retrying"):
+            if task.status in ("delayed", "scheduled", "retrying"):
                 self.end(e.TaskCancelled(task_id=task_id, attempt=task.attempt))
 
     def _latch(self, listeners: Iterable[int], event: Occurrence) -> bool:
@@ -128,13 +135,18 @@ class Progress:
                 if not guard:
                     self.end(e.TaskSkipped(task_id=task_id, reason="`when` is false"))
                     return
-            inputs = Json.of(spec.inputs.resolve(scope))
-        except (TemplateError, PayloadRefused, _GuardError) as error:
+            inputs = None if spec.is_sleep else Json.of(spec.inputs.resolve(scope))
+            delay = 0.0 if spec.delay is None else _seconds(spec.delay.resolve(scope))
+        except (TemplateError, PayloadRefused, _GuardError, _DelayError) as error:
             kind = type(error).__name__.removeprefix("_")
             fault = Json.of({"type": kind, "message": str(error)})
             self.end(e.TaskFailed(task_id=task_id, attempt=0, error=fault))
             return
-        self.record(e.TaskScheduled(task_id=task_id, attempt=1, inputs=inputs))
+        if delay or spec.is_sleep:
+            until = self._at + timedelta(seconds=delay)
+            self.record(e.TaskDelayed(task_id=task_id, until=until, inputs=inputs))
+        else:
+            self.schedule(task_id, 1, inputs)
 
     def _fail_fast(self) -> None:
         state = self.state
@@ -224,6 +236,17 @@ class Progress:
 
 class _GuardError(ValueError):
     """A guard's value is not a boolean."""
+
+
+class _DelayError(ValueError):
+    """A delay's value is not a duration."""
+
+
+def _seconds(delay: object) -> float:
+    try:
+        return parse_duration(delay, zero=True)
+    except ValueError as error:
+        raise _DelayError(f"`delay`: {error}") from error
 
 
 def _occurrence(event: TaskEnded, task: TaskState) -> Occurrence:

@@ -14,7 +14,16 @@ from perdure_engine.run.events import Outcome
 from perdure_eventstore.door import NULL, Json, json_object
 
 TaskStatus = Literal[
-    "waiting", "scheduled", "started", "interrupted", "retrying", "completed", "failed", "skipped", "cancelled"
+    "waiting",
+    "delayed",
+    "scheduled",
+    "started",
+    "interrupted",
+    "retrying",
+    "completed",
+    "failed",
+    "skipped",
+    "cancelled",
 ]
 RunStatus = Literal["new", "open", "stopping", "completed", "failed", "timed_out", "cancelled"]
 
@@ -36,6 +45,8 @@ class TaskState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     crashes: int = 0
     """Attempts whose node died under them."""
     node: UUID | None = None
+    at_most_once: bool = False
+    """Of the last attempt that started."""
     inputs: Json = NULL
     output: Json | None = None
     error: Json | None = None
@@ -71,6 +82,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Ids of the events that reached the run."""
     active: int = 0
     """Tasks that are scheduled, under way or on a timer."""
+    paused: bool = False
     ended: int = 0
     unhandled: Map[str, bool] = Map()
     """Tasks that failed, and whose failure nothing has handled yet; a set, and there may be very many."""
@@ -89,6 +101,11 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def is_ended(self) -> bool:
         """Whether the run has ended, however."""
         return self.status in ("completed", "failed", "timed_out", "cancelled")
+
+    @property
+    def shown_status(self) -> str:
+        """``status`` for people: an open run that is paused is "paused"."""
+        return "paused" if self.paused and self.status == "open" else self.status
 
     def result(self) -> Json:
         """What a completed run gives: its output template's value, or else the outputs of its completed tasks."""

@@ -20,13 +20,14 @@ from .test_core_properties import FEW, Shell, reloaded
 
 EXACT = Json('{"n": 1.0, "text": "café", "big": 18446744073709551615}'.encode())
 TWO = define(task("a", "go"), task("b", "a.completed"))
-HALF_DONE = TaskState((0, -1), "started", 3, 2, 1, NODE, EXACT, NULL, EXACT)
+HALF_DONE = TaskState((0, -1), "started", 3, 2, 1, NODE, True, EXACT, NULL, EXACT)
 FULL = RunState(
     definition=TWO, status="stopping", run_id=RUN, input=EXACT, start=Occurrence("go", EXACT, GO, 'a "key"'),
     tasks=Map({"a": HALF_DONE, "b": TaskState((1,))}),
     latched=Map({1: Occurrence("go", EXACT), 7: Occurrence(None, NULL)}),
-    live_waits=Map({2: 3}), expired=frozenset({4, 5_000}), seen=Map({GO: True, UUID(int=0): True}), active=2, ended=1,
-    unhandled=Map({"a": True}), any_completed=True, outcome="timed_out", stop_reason="so", output=NULL, error=EXACT,
+    live_waits=Map({2: 3}), expired=frozenset({4, 5_000}), seen=Map({GO: True, UUID(int=0): True}), active=2,
+    paused=True, ended=1, unhandled=Map({"a": True}), any_completed=True, outcome="timed_out", stop_reason="so",
+    output=NULL, error=EXACT,
 )  # fmt: skip
 
 
