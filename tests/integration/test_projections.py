@@ -533,15 +533,18 @@ async def test_the_pauses_between_tries_grow(engine: AsyncEngine, log: Log, monk
         assert made._retries["tasks"].pause == runner._LAST_RETRY
 
 
+NEWER = TASKS.version + 1
+
+
 async def test_a_new_version_is_tried_at_once_and_the_old_one_stands_back(engine: AsyncEngine, log: Log) -> None:
     log.record(*chain(uuid4()))
-    async with projecting(engine, [refusing({6})]) as old, projecting(engine, [refusing(set(), 2)]) as new:
+    async with projecting(engine, [refusing({6})]) as old, projecting(engine, [refusing(set(), NEWER)]) as new:
         assert await old.run_once(log.end) == [Step.STOPPED]
         assert await new.run_once(log.end) == [Step.DONE]
         old._retries.clear()
         assert await old.run_once(log.end + 1) == [Step.SUPERSEDED]
     [row] = log.rows("projections", "1")
-    assert (row["version"], row["position"], row["error"]) == (2, 8, None)
+    assert (row["version"], row["position"], row["error"]) == (NEWER, 8, None)
 
 
 async def test_an_error_at_commit_stops_it_too(engine: AsyncEngine, log: Log) -> None:
