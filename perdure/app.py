@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -96,19 +97,28 @@ class App(Listening):
         timeout: float | None = None,
         heartbeat: float | None = None,
         delivery: Delivery | None = None,
+        executor: Executor | Callable[[], Executor] | None = None,
         replace: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Make the decorated function the handler of a task type (named as the function, unless ``name`` is given).
 
         ``timeout`` is seconds an attempt; ``heartbeat`` the seconds within which it must call ``task.heartbeat()``.
         ``delivery="at_most_once"``: an attempt that failed, or whose node died, is never followed by another. What a
-        definition says of its task goes before all of these. ``replace`` is needed to take another handler's place.
-        May be used while a node runs. Raises TaskTypeRefused.
+        definition says of its task goes before all of these. ``executor``, for a synchronous handler: one of
+        ``concurrent.futures`` (a process pool, Dask's, Ray's), or a function that makes one and is called again if that
+        breaks; without it such a handler runs in a thread. ``replace`` is needed to take another handler's place. May
+        be used while a node runs. Raises TaskTypeRefused.
         """
 
         def add(handler: Handler) -> Handler:
             made = task_type(
-                name or handler.__name__, handler, retry=retry, timeout=timeout, heartbeat=heartbeat, delivery=delivery
+                name or handler.__name__,
+                handler,
+                retry=retry,
+                timeout=timeout,
+                heartbeat=heartbeat,
+                delivery=delivery,
+                executor=executor,
             )
             self.types.add(made, replace=replace)
             if self._client and self._client.node and self._client.node.tenure:

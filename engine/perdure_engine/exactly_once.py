@@ -1,7 +1,7 @@
 """Exactly once: a task's own writes and its completion in one transaction on the log's own Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -16,15 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool, QueuePool
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
+from perdure_engine.attempt import Attempt
+from perdure_engine.calling import call
 from perdure_engine.held_run import Decision, HeldRun, Message
-from perdure_engine.run.commands import CompleteAttempt
+from perdure_engine.run.commands import RunCommand
 from perdure_engine.run.events import TaskCompleted
-from perdure_engine.task import Task
 from perdure_eventstore.append import Append, Appended, Batch, Statement, read_clock, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.database import borrow, give_back
 from perdure_eventstore.door import Json
-from perdure_eventstore.errors import AppendRefused, ClockDrift, LogUnavailable, Raced
+from perdure_eventstore.errors import AppendRefused, ClockDrift, FenceLost, LogUnavailable, Raced
 from perdure_eventstore.patience import patiently
 from perdure_eventstore.vault.errors import VaultError
 
@@ -71,18 +72,21 @@ class ExactlyOnce:
         # What the pool opens beyond that is for the node's own connections, which attempts wait for in their turn.
         self._connections = asyncio.Semaphore(_kept_open(engine.pool))
 
-    async def run(self, run: HeldRun, task: Task, work: Callable[[SqlAlchemyConnection], Awaitable[Any]]) -> bool:
-        """Do ``work`` and record its output. False when the attempt was already decided; nothing is kept then.
+    async def run(self, attempt: Attempt, begin: Callable[[], None]) -> bool:
+        """Call the handler and record its output. False when the attempt was decided already; nothing is kept then.
 
-        Waits for a free connection, and for Postgres if it cannot be reached, before ``work`` is called. Raises what
-        ``work`` raises, ConnectionLost, and LogError.
+        Waits for a free connection, and for Postgres if it cannot be reached; then calls ``begin`` and the handler.
+        Raises what the handler raises, ConnectionLost, and LogError.
         """
+        assert attempt.task_type is not None
         async with self._connection() as connection:
-            raw = (await connection.get_raw_connection()).driver_connection
-            assert isinstance(raw, AsyncConnection)
+            raw = await _raw(connection)
+            begin()
             try:
-                output = Json.of(await work(connection))
-                await run.take_turn(lambda: self._complete(run, task, output, connection, raw))
+                output = Json.of(await call(attempt.task_type, attempt.task, connection))
+                # Frozen from here on, this process would hold the node's row, which whoever takes over waits for.
+                await raw.execute(_NOT_FOR_EVER)
+                await attempt.home.keep(attempt, output, connection)
             except AttemptSuperseded:
                 return False
             except (DBAPIError, psycopg.Error, LogUnavailable) as error:
@@ -101,11 +105,11 @@ class ExactlyOnce:
             finally:
                 await give_back(connection)
 
-    async def _complete(
-        self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
+    async def complete(
+        self, run: HeldRun, attempt: Attempt, output: Json, connection: SqlAlchemyConnection
     ) -> Decision | None:
-        # Frozen from here on, this process would hold the node's row, which whoever takes over waits for.
-        await raw.execute(_NOT_FOR_EVER)
+        """In the run's turn: append the completion, and commit."""
+        raw = await _raw(connection)
         again = AsyncRetrying(
             retry=retry_if_exception_type(_Again),
             wait=_DECIDE_WAITS,
@@ -113,19 +117,16 @@ class ExactlyOnce:
             reraise=True,
         )
         try:
-            return await again(self._decide, run, task, output, connection, raw)
+            return await again(self._decide, run, attempt, output, connection, raw)
         except (_Again, LogUnavailable) as error:
             # Whatever Postgres' trouble is, it is not the handler's.
             raise ConnectionLost(str(error)) from error
 
     async def _decide(
-        self, run: HeldRun, task: Task, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
+        self, run: HeldRun, attempt: Attempt, output: Json, connection: SqlAlchemyConnection, raw: AsyncConnection[Any]
     ) -> Decision:
         while True:
-            command = CompleteAttempt(
-                at=self._now(), task_id=task.task_id, attempt=task.attempt, output=output
-            )  # fmt: skip
-            decision = run.decide([Message(command)], begin=False)
+            decision = run.decide([Message(attempt.completed(self._now(), output))], begin=False)
             if not any(isinstance(event, TaskCompleted) for event in decision.events):
                 raise AttemptSuperseded
             savepoint = await connection.begin_nested()
@@ -164,6 +165,30 @@ class ExactlyOnce:
 
 class _Again(Exception):
     """The log did not take the completion this time; the transaction is back at its savepoint."""
+
+
+class OwnRun:
+    """Implements ``attempt.Home`` for a run that this node holds."""
+
+    __slots__ = ("_exactly_once", "_run")
+
+    def __init__(self, run: HeldRun, exactly_once: ExactlyOnce) -> None:
+        self._run, self._exactly_once = run, exactly_once
+
+    def ended(self, attempt: Attempt, command: RunCommand | None) -> None:
+        self._run.attempt_ended(command)
+
+    async def keep(self, attempt: Attempt, output: Json, connection: SqlAlchemyConnection) -> None:
+        await self._run.take_turn(lambda: self._exactly_once.complete(self._run, attempt, output, connection))
+
+    def fenced(self, error: FenceLost) -> None:
+        self._run.fenced(error)
+
+
+async def _raw(connection: SqlAlchemyConnection) -> AsyncConnection[Any]:
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(raw, AsyncConnection)
+    return raw
 
 
 def _kept_open(pool: Pool) -> int:

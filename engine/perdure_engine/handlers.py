@@ -1,23 +1,19 @@
-"""A task type, made from a handler by its signature, and the call of a handler for one attempt."""
+"""A task type, made from a handler by its signature."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, get_args
 
-import anyio.to_thread
 from pydantic import PydanticUserError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure_engine.definitions.definition import Delivery, Retry
 from perdure_engine.errors import TaskTypeRefused
+from perdure_engine.executors import ExecutorOf
 from perdure_engine.inputs import Binding, compile_inputs
 from perdure_engine.outputs import Serialise, compile_output
 from perdure_engine.signature import Signature, function_of, read_signature
-from perdure_engine.task import Task, current_task
-from perdure_engine.transactions import lend, session_in
 
 MOST_SECONDS = 100 * 365 * 86_400
 """The longest wait a retry policy may ask for: a hundred years."""
@@ -42,7 +38,8 @@ class TaskType:
     heartbeat: float | None
     """Seconds within which an attempt must give a sign of life; None as for ``retry``."""
     is_async: bool
-    """A synchronous handler runs in a thread."""
+    """A synchronous handler runs in a thread, or in ``executor``."""
+    executor: ExecutorOf | None
     signature: Signature
     binding: Binding
     serialise: Serialise
@@ -61,13 +58,15 @@ def task_type(
     timeout: float | None = None,
     delivery: Delivery | None = None,
     heartbeat: float | None = None,
+    executor: Executor | Callable[[], Executor] | None = None,
     namespace: Mapping[str, Any] | None = None,
 ) -> TaskType:
     """Make a task type of ``handler``. Everything about its signature is found and compiled here, once.
 
     ``timeout`` is seconds an attempt, ``heartbeat`` seconds between two signs of its life. Hints written as text are
     resolved in the handler's module, and in ``namespace`` for names that live elsewhere (the locals of the function
-    that defines it). Raises TaskTypeRefused.
+    that defines it). ``executor`` is for synchronous handlers: one of ``concurrent.futures``, or a function that makes
+    one, which is called anew if it breaks. Raises TaskTypeRefused.
     """
     for limit, seconds in (("timeout", timeout), ("heartbeat", heartbeat)):
         if seconds is not None and not seconds > 0:
@@ -77,6 +76,8 @@ def task_type(
     if retry is not None and (why := _wrong_policy(retry)):
         raise TaskTypeRefused(f"the retry policy of {name}: {why}")
     signature = read_signature(name, handler, namespace)
+    if executor is not None and (why := _wrong_executor(executor, handler, heartbeat)):
+        raise TaskTypeRefused(f"the executor of {name}: {why}")
     function = function_of(handler)
     exactly_once = bool(signature.connections or signature.sessions)
     is_async = inspect.iscoroutinefunction(function)
@@ -93,8 +94,19 @@ def task_type(
         reason = str(error).partition("\n")[0]
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
     return TaskType(
-        name, handler, retry, timeout, exactly_once, delivery, heartbeat, is_async, signature, binding, serialise
+        name, handler, retry, timeout, exactly_once, delivery, heartbeat, is_async,
+        None if executor is None else ExecutorOf(executor), signature, binding, serialise,
     )  # fmt: skip
+
+
+def _wrong_executor(executor: object, handler: Handler, heartbeat: float | None) -> str | None:
+    if not isinstance(executor, Executor) and not callable(executor):
+        return f"it is an executor of concurrent.futures, or a function that makes one, not {executor!r}"
+    if inspect.iscoroutinefunction(function_of(handler)):
+        return "it is for synchronous handlers, and this one is async; write `def`, or drop it"
+    if heartbeat is not None:
+        return "a heartbeat does not reach the node from there; give it a timeout instead"
+    return None
 
 
 def _wrong_policy(retry: Retry) -> str | None:
@@ -105,40 +117,3 @@ def _wrong_policy(retry: Retry) -> str | None:
         if type(value) not in (int, float) or not 0 <= value <= MOST_SECONDS:
             return f"{name} is a number from 0 to {MOST_SECONDS:,}, not {value!r}"
     return None
-
-
-async def call(task_type: TaskType, task: Task, connection: AsyncConnection | None = None) -> Any:
-    """Run one attempt: bind the inputs, call the handler, and return its output as plain JSON values.
-
-    An exactly-once type needs ``connection``, inside a transaction that the caller commits or rolls back. A
-    synchronous handler sees the caller's context variables; cancelling leaves its thread to finish unheard. Raises
-    InputsInvalid, OutputInvalid, TransactionIsOurs (none is retried), and whatever the handler raises.
-    """
-    current_task.set(task)
-    arguments = task_type.binding.bind(task.inputs)
-    for name in task_type.signature.tasks:
-        arguments[name] = task
-    if task_type.exactly_once:
-        output = await _call_in_transaction(task_type, arguments, connection)
-    elif task_type.is_async:
-        output = await task_type.handler(**arguments)
-    else:
-        output = await anyio.to_thread.run_sync(partial(task_type.handler, **arguments), abandon_on_cancel=True)
-        # A plain function around an async one, such as a decorator makes.
-        if inspect.isawaitable(output):
-            output = await output
-    return task_type.serialise(output)
-
-
-async def _call_in_transaction(
-    task_type: TaskType, arguments: dict[str, Any], connection: AsyncConnection | None
-) -> Any:
-    if connection is None or not connection.in_transaction():
-        raise TypeError(f"{task_type.name} is an exactly-once task type: call it with a connection in a transaction")
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(lend(connection))
-        for name in task_type.signature.connections:
-            arguments[name] = connection
-        for name in task_type.signature.sessions:
-            arguments[name] = await stack.enter_async_context(session_in(connection))
-        return await task_type.handler(**arguments)

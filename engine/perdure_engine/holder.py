@@ -9,12 +9,15 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from perdure_engine.attempt import Order
 from perdure_engine.attempts import Attempts
 from perdure_engine.background import Background
+from perdure_engine.exactly_once import ExactlyOnce, OwnRun
 from perdure_engine.held_run import HeldRun
 from perdure_engine.history import Loaded, fold_tail, load_run
 from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
+from perdure_engine.leases import Leases
 from perdure_engine.registry import Registry
 from perdure_engine.resting import Resting
 from perdure_engine.retries import DEFAULT, retry_at
@@ -61,6 +64,8 @@ class Holder:
         registry: Registry,
         types: TaskTypes,
         attempts: Attempts,
+        exactly_once: ExactlyOnce,
+        leases: Leases,
         timers: Timers,
         inbox: Inbox,
         concurrency: int,
@@ -76,6 +81,7 @@ class Holder:
         self.resting = Resting()
         self._appender, self._reader, self._registry = appender, reader, registry
         self._types, self._attempts, self._timers, self._inbox = types, attempts, timers, inbox
+        self._exactly_once, self._leases = exactly_once, leases
         self._snapshots, self._taker = snapshots, taker
         self._held: dict[UUID, HeldRun] = {}
         self._parked: set[UUID] = set()
@@ -202,7 +208,7 @@ class Holder:
         for event in events:
             match event:
                 case e.TaskStarted():
-                    self._attempts.start(run, event.task_id, event.attempt)
+                    self._attempts.start(self._order(run, event), OwnRun(run, self._exactly_once))
                 case e.RunResumed():
                     self._timers.look()
                     self._begin_scheduled(run)
@@ -242,7 +248,6 @@ class Holder:
             return
         held = self._held.pop(run.run_id, None)
         if run.state.is_ended:
-            self._attempts.forget_run(run.run_id)
             if self._stranded:
                 self._stranded = [each for each in self._stranded if each[0] is not run]
         elif run.state.status != "new":
@@ -254,6 +259,14 @@ class Holder:
         return await fold_tail(self._reader, self._registry, run.known)
 
     # What follows is its own.
+
+    def _order(self, run: HeldRun, event: e.TaskStarted) -> Order:
+        state = run.state
+        known, spec = state.task(event.task_id), state.definition.tasks[event.task_id]
+        token = self._leases.fencing_token(run.run_id)
+        return Order(
+            run.run_id, state.definition.workflow_id, spec, event.attempt, known.inputs, known.failures, token
+        )  # fmt: skip
 
     def _hold(self, run: HeldRun) -> HeldRun:
         self._held[run.run_id] = run

@@ -93,6 +93,8 @@ class Tenure:
         self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
         self._snapshots = Snapshots(self._snapshot_session, schema, sealing=sealing_of(vault))
         self._taker = SnapshotTaker(self._snapshots, settings.snapshot_every)
+        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, vault)
+        self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
@@ -100,7 +102,9 @@ class Tenure:
             Reader(self._session, schema, vault),
             self.registry,
             types,
-            self._attempts(engine, types, statement),
+            self.attempts,
+            exactly_once,
+            self.leases,
             self.timers,
             self.inbox,
             settings.concurrency,
@@ -120,11 +124,6 @@ class Tenure:
         self._reaching = asyncio.Lock()
         """Held while runs are looked up for what reached them, so that no shard is given away under them."""
         self._starting: dict[UUID, asyncio.Future[bool]] = {}
-
-    def _attempts(self, engine: AsyncEngine, types: TaskTypes, statement: WorkStatement) -> Attempts:
-        exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, self._vault)
-        self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
-        return self.attempts
 
     def now(self) -> datetime:
         """Now, by the database's clock."""
@@ -158,7 +157,7 @@ class Tenure:
             await self._close()
 
     async def _stop(self) -> None:
-        await self.attempts.interrupt_all()
+        await self.attempts.interrupt_all(0.8 * self._settings.stop)
         await self.appender.drain()
         await self.leases.release()
 

@@ -16,8 +16,9 @@ from perdure.tasks import register_builtins
 from perdure.tasks.database import OtherDatabase, database_task
 from perdure.tasks.settings import DatabaseTaskSettings, TaskSettings
 from perdure.tasks.statement import StatementFailed, StatementRefused
+from perdure_engine.calling import call
 from perdure_engine.errors import InputsInvalid, NoRetry, TransactionIsOurs
-from perdure_engine.handlers import TaskType, call, task_type
+from perdure_engine.handlers import TaskType, task_type
 from perdure_engine.task import Task
 from perdure_engine.task_types import TaskTypes
 

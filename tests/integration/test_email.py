@@ -21,8 +21,9 @@ from pydantic import SecretStr, ValidationError
 from perdure.tasks.email import email_task
 from perdure.tasks.settings import SmtpSettings
 from perdure.tasks.smtp import DeliveryFailed, MessageRefused
+from perdure_engine.calling import call
 from perdure_engine.errors import InputsInvalid, NoRetry
-from perdure_engine.handlers import call, task_type
+from perdure_engine.handlers import task_type
 from perdure_engine.task import Task
 
 RUN = uuid.UUID("019a0000-0000-7000-8000-000000000001")

@@ -13,8 +13,9 @@ import pytest
 from perdure.tasks.http import HttpFailed, HttpRefused, HttpTask, http_task
 from perdure.tasks.response import ResponseRefused
 from perdure.tasks.settings import HttpSettings
+from perdure_engine.calling import call
 from perdure_engine.errors import InputsInvalid, NoRetry
-from perdure_engine.handlers import call, task_type
+from perdure_engine.handlers import task_type
 from perdure_engine.task import Task
 
 RUN = uuid.UUID("019a0000-0000-7000-8000-000000000001")

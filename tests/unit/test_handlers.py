@@ -14,9 +14,10 @@ import pytest
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from perdure_engine.calling import call
 from perdure_engine.definitions.definition import Retry
 from perdure_engine.errors import InputsInvalid, NoRetry, OutputInvalid, TaskTypeRefused, UnknownTaskType
-from perdure_engine.handlers import call, task_type
+from perdure_engine.handlers import task_type
 from perdure_engine.task import Task
 from perdure_engine.task_types import TaskTypes
 

@@ -1,0 +1,43 @@
+"""Where synchronous handlers of a type are executed, if not in a thread: any executor of ``concurrent.futures``."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor
+from typing import Any
+
+
+class ExecutorOf:
+    """An executor as it was handed in, or made by a function when it is first needed, and anew after it broke."""
+
+    def __init__(self, given: Executor | Callable[[], Executor]) -> None:
+        self._make = None if isinstance(given, Executor) else given
+        self._executor = given if isinstance(given, Executor) else None
+
+    def submit(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Execute ``work``. Its error is BrokenExecutor where the executor died under it."""
+        if self._executor is None:
+            assert self._make is not None
+            self._executor = self._make()
+        executor = self._executor
+        try:
+            future = asyncio.get_running_loop().run_in_executor(executor, work)
+        except BrokenExecutor:
+            self._broke(executor)
+            raise
+        future.add_done_callback(lambda done: self._look(executor, done))
+        return future
+
+    def close(self) -> None:
+        """Shut down what was made here; one that was handed in is its owner's."""
+        if self._make is not None and self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+    def _look(self, executor: Executor, done: "asyncio.Future[Any]") -> None:
+        if not done.cancelled() and isinstance(done.exception(), BrokenExecutor):
+            self._broke(executor)
+
+    def _broke(self, executor: Executor) -> None:
+        if self._make is not None and self._executor is executor:
+            executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
