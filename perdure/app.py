@@ -97,6 +97,7 @@ class App(Listening):
         timeout: float | None = None,
         heartbeat: float | None = None,
         delivery: Delivery | None = None,
+        limit: int | None = None,
         executor: Executor | Callable[[], Executor] | None = None,
         replace: bool = False,
     ) -> Callable[[Handler], Handler]:
@@ -104,10 +105,10 @@ class App(Listening):
 
         ``timeout`` is seconds an attempt; ``heartbeat`` the seconds within which it must call ``task.heartbeat()``.
         ``delivery="at_most_once"``: an attempt that failed, or whose node died, is never followed by another. What a
-        definition says of its task goes before all of these. ``executor``, for a synchronous handler: one of
-        ``concurrent.futures`` (a process pool, Dask's, Ray's), or a function that makes one and is called again if that
-        breaks; without it such a handler runs in a thread. ``replace`` is needed to take another handler's place. May
-        be used while a node runs. Raises TaskTypeRefused.
+        definition says of its task goes before all of these. ``limit`` is how many a node executes at once.
+        ``executor``, for a synchronous handler: one of ``concurrent.futures`` (a process pool, Dask's, Ray's), or a
+        function that makes one and is called again if that breaks; without it such a handler runs in a thread.
+        ``replace`` is needed to take another handler's place. May be used while a node runs. Raises TaskTypeRefused.
         """
 
         def add(handler: Handler) -> Handler:
@@ -118,11 +119,12 @@ class App(Listening):
                 timeout=timeout,
                 heartbeat=heartbeat,
                 delivery=delivery,
+                limit=limit,
                 executor=executor,
             )
             self.types.add(made, replace=replace)
             if self._client and self._client.node and self._client.node.tenure:
-                self._client.node.tenure.holder.types_changed()
+                self._client.node.tenure.holder.placement.types_changed()
             return handler
 
         return add
@@ -348,5 +350,10 @@ class App(Listening):
     def _node_settings(self) -> NodeSettings:
         settings = self.settings
         return NodeSettings(
-            self.schema, settings.concurrency, settings.lease, settings.poll, snapshot_every=settings.snapshot_every
+            self.schema,
+            settings.concurrency,
+            settings.lease,
+            settings.poll,
+            settings.stop,
+            snapshot_every=settings.snapshot_every,
         )

@@ -247,7 +247,7 @@ class Client:
         tenure = self.node.tenure if self.node else None
         if tenure is not None:
             try:
-                return await tenure.start_run(state, command)
+                return await tenure.starts.start_run(state, command)
             except FenceLost:
                 # The node will join anew; a client may start a run at any time.
                 pass

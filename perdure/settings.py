@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """Attempts a node executes at once."""
     lease: float = Field(default=10.0, ge=0.5)
     """How long the runs of a dead node wait for another."""
+    stop: float = Field(default=10.0, gt=0)
+    """How long a clean stop may take: what has not ended by then is left to be interrupted."""
     poll: float = Field(default=1.0, gt=0)
     """How long a lost hint can delay an event."""
     patience: float = Field(default=10.0, ge=0)

@@ -39,7 +39,7 @@ class Order(NamedTuple):
 class Home(Protocol):
     """Where the end of an attempt is told: to its run, if that is held here, or to the run's owner."""
 
-    def ended(self, attempt: "Attempt", command: c.RunCommand | None) -> None:
+    def ended(self, attempt: "Attempt", command: c.AttemptEnd | None) -> None:
         """``command`` says what came of it; None if that is recorded already. Its slot is free."""
 
     async def keep(self, attempt: "Attempt", output: Json, connection: AsyncConnection) -> None:
@@ -65,7 +65,7 @@ class Attempt:
         self.given_up = False
         """It was told to end and did not: its end was reported without it."""
         self.task_type: TaskType | None = None
-        self.work: asyncio.Task[c.RunCommand | None]
+        self.work: asyncio.Task[c.AttemptEnd | None]
         self._timer: asyncio.TimerHandle | None = None
 
     def limit(self, out_of_time: Callable[["Attempt", Limit], None]) -> None:
@@ -144,7 +144,7 @@ class Attempt:
         """Whoever executed it stopped or died."""
         return c.InterruptAttempt(at=at, task_id=self.order.spec.task_id, attempt=self.order.attempt, clean=clean)
 
-    def cancelled(self, at: datetime) -> c.RunCommand:
+    def cancelled(self, at: datetime) -> c.AttemptEnd:
         """It ended because it was cancelled: what that means."""
         spec, attempt = self.order.spec, self.order.attempt
         match self.reason:

@@ -142,7 +142,7 @@ class Attempts:
         if not self._abandoned:
             attempt.home.ended(attempt, attempt.cancelled(self._now()))
 
-    def _ended(self, attempt: Attempt, work: "asyncio.Task[c.RunCommand | None]") -> None:
+    def _ended(self, attempt: Attempt, work: "asyncio.Task[c.AttemptEnd | None]") -> None:
         attempt.disarm()
         if attempt.given_up:
             if not work.cancelled() and (late := work.exception()) is not None:
@@ -152,7 +152,7 @@ class Attempts:
         if not self._abandoned:
             attempt.home.ended(attempt, self._outcome(attempt, work))
 
-    def _outcome(self, attempt: Attempt, work: "asyncio.Task[c.RunCommand | None]") -> c.RunCommand | None:
+    def _outcome(self, attempt: Attempt, work: "asyncio.Task[c.AttemptEnd | None]") -> c.AttemptEnd | None:
         if work.cancelled():
             return attempt.cancelled(self._now())
         if (error := work.exception()) is not None:
@@ -169,7 +169,7 @@ class Attempts:
             return attempt.cancelled(self._now())
         return command
 
-    async def _execute(self, attempt: Attempt) -> c.RunCommand | None:
+    async def _execute(self, attempt: Attempt) -> c.AttemptEnd | None:
         """Call the handler; the command that tells the run what came of it, None if that is recorded already."""
         while not self._leases.is_valid:
             # Either it is renewed, or this node is fenced off and the attempt abandoned.

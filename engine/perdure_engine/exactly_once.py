@@ -18,8 +18,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from perdure_engine.attempt import Attempt
 from perdure_engine.calling import call
-from perdure_engine.held_run import Decision, HeldRun, Message
-from perdure_engine.run.commands import RunCommand
+from perdure_engine.held_run import Decision, HandedOver, HeldRun, Message
+from perdure_engine.run.commands import AttemptEnd
 from perdure_engine.run.events import TaskCompleted
 from perdure_eventstore.append import Append, Appended, Batch, Statement, read_clock, send
 from perdure_eventstore.clock import Clock
@@ -170,16 +170,26 @@ class _Again(Exception):
 class OwnRun:
     """Implements ``attempt.Home`` for a run that this node holds."""
 
-    __slots__ = ("_exactly_once", "_run")
+    __slots__ = ("_exactly_once", "_free", "_run")
 
-    def __init__(self, run: HeldRun, exactly_once: ExactlyOnce) -> None:
-        self._run, self._exactly_once = run, exactly_once
+    def __init__(self, run: HeldRun, free: Callable[[str], None], exactly_once: ExactlyOnce) -> None:
+        """``free`` is called with the type of an attempt whose slot is free."""
+        self._run, self._free, self._exactly_once = run, free, exactly_once
 
-    def ended(self, attempt: Attempt, command: RunCommand | None) -> None:
-        self._run.attempt_ended(command)
+    def ended(self, attempt: Attempt, command: AttemptEnd | None) -> None:
+        try:
+            # The slot first: what follows may begin in it, in the same append.
+            self._free(attempt.order.spec.type)
+        finally:
+            if command is not None:
+                self._run.tell(command)
 
     async def keep(self, attempt: Attempt, output: Json, connection: SqlAlchemyConnection) -> None:
-        await self._run.take_turn(lambda: self._exactly_once.complete(self._run, attempt, output, connection))
+        try:
+            await self._run.take_turn(lambda: self._exactly_once.complete(self._run, attempt, output, connection))
+        except HandedOver:
+            # Its home is another by now.
+            await attempt.home.keep(attempt, output, connection)
 
     def fenced(self, error: FenceLost) -> None:
         self._run.fenced(error)

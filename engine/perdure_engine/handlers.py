@@ -35,6 +35,8 @@ class TaskType:
     """The handler writes in the transaction that records its completion."""
     delivery: Delivery | None
     """None as for ``retry``."""
+    limit: int | None
+    """How many attempts a node executes at once; None is as many as it has slots."""
     heartbeat: float | None
     """Seconds within which an attempt must give a sign of life; None as for ``retry``."""
     is_async: bool
@@ -58,19 +60,22 @@ def task_type(
     timeout: float | None = None,
     delivery: Delivery | None = None,
     heartbeat: float | None = None,
+    limit: int | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
     namespace: Mapping[str, Any] | None = None,
 ) -> TaskType:
     """Make a task type of ``handler``. Everything about its signature is found and compiled here, once.
 
-    ``timeout`` is seconds an attempt, ``heartbeat`` seconds between two signs of its life. Hints written as text are
-    resolved in the handler's module, and in ``namespace`` for names that live elsewhere (the locals of the function
-    that defines it). ``executor`` is for synchronous handlers: one of ``concurrent.futures``, or a function that makes
-    one, which is called anew if it breaks. Raises TaskTypeRefused.
+    ``timeout`` is seconds an attempt, ``heartbeat`` seconds between two signs of its life, ``limit`` how many a node
+    executes at once. Hints written as text are resolved in the handler's module, and in ``namespace`` for names that
+    live elsewhere (the locals of the function that defines it). ``executor`` is for synchronous handlers: one of
+    ``concurrent.futures``, or a function that makes one, which is called anew if it breaks. Raises TaskTypeRefused.
     """
-    for limit, seconds in (("timeout", timeout), ("heartbeat", heartbeat)):
+    for what, seconds in (("timeout", timeout), ("heartbeat", heartbeat)):
         if seconds is not None and not seconds > 0:
-            raise TaskTypeRefused(f"the {limit} of {name} is {seconds} s; it takes more than 0 s, or None")
+            raise TaskTypeRefused(f"the {what} of {name} is {seconds} s; it takes more than 0 s, or None")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise TaskTypeRefused(f"the limit of {name} is a whole number from 1, or None, not {limit!r}")
     if delivery not in (None, *get_args(Delivery)):
         raise TaskTypeRefused(f"the delivery of {name} is at_least_once or at_most_once, not {delivery!r}")
     if retry is not None and (why := _wrong_policy(retry)):
@@ -94,7 +99,7 @@ def task_type(
         reason = str(error).partition("\n")[0]
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
     return TaskType(
-        name, handler, retry, timeout, exactly_once, delivery, heartbeat, is_async,
+        name, handler, retry, timeout, exactly_once, delivery, limit, heartbeat, is_async,
         None if executor is None else ExecutorOf(executor), signature, binding, serialise,
     )  # fmt: skip
 

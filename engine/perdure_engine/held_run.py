@@ -19,7 +19,7 @@ from perdure_engine.history import Loaded
 from perdure_engine.owner import Owner
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
-from perdure_engine.run.commands import CompleteAttempt, FailAttempt, RunCommand
+from perdure_engine.run.commands import BeginAttempt, CompleteAttempt, FailAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
 from perdure_engine.run.undecided import fail_instead
 from perdure_engine.work import Rows, work_of
@@ -33,11 +33,10 @@ log = structlog.get_logger(__name__)
 
 
 class Message(NamedTuple):
-    """A command in the mailbox; ``inbox`` is the row it came from, ``reserved`` whether it holds a slot."""
+    """A command in the mailbox; ``inbox`` is the row it came from. A BeginAttempt holds a slot."""
 
     command: RunCommand
     inbox: int | None = None
-    reserved: bool = False
 
 
 Advance = Callable[[RunState, RunCommand], tuple[list[RunEvent], RunState]]
@@ -49,13 +48,34 @@ class Decision(NamedTuple):
     messages: Sequence[Message]
     events: list[RunEvent]
     state: RunState
-    reserved: int
+    begun: list[BeginAttempt]
+    """Each with a slot taken for it."""
+
+    @property
+    def unused(self) -> list[BeginAttempt]:
+        """Those from which no attempt follows."""
+        started = [event.task_id for event in self.events if isinstance(event, TaskStarted)]
+        if len(started) == len(self.begun):
+            return []
+        unused = []
+        for begin in self.begun:
+            if begin.task_id in started:
+                started.remove(begin.task_id)
+            else:
+                unused.append(begin)
+        return unused
+
+
+class HandedOver(Exception):
+    """The run belongs to another node from now on."""
 
 
 class HeldRun:
     """Decides one thing at a time. All methods are called in the event loop."""
 
     __slots__ = (
+        "_alone",
+        "_frozen",
         "_in_flight",
         "_mailbox",
         "_owner",
@@ -77,26 +97,20 @@ class HeldRun:
         self._mailbox: list[Message] = []
         self._in_flight: Decision | bool = False
         self._turns: deque[asyncio.Future[None]] = deque()
+        self._alone = 0
+        """How many messages are decided one by one, since the log refused what they made together."""
+        self._frozen: asyncio.Future[None] | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether anything is waiting to be decided or recorded."""
         return bool(self._mailbox or self._in_flight)
 
-    def tell(self, command: RunCommand, inbox: int | None = None, *, reserved: bool = False) -> None:
+    def tell(self, command: RunCommand, inbox: int | None = None) -> None:
         """Put ``command`` into the mailbox; it is decided at once if nothing is in flight."""
-        self._mailbox.append(Message(command, inbox, reserved))
-        if not self._in_flight:
+        self._mailbox.append(Message(command, inbox))
+        if not self._in_flight and self._frozen is None:
             self._turn()
-
-    def attempt_ended(self, command: RunCommand | None) -> None:
-        """An attempt's slot is free again, and ``command`` says what came of it."""
-        try:
-            # The slot first: what follows may begin in it, in the same append.
-            self._owner.give_back(1)
-        finally:
-            if command is not None:
-                self.tell(command)
 
     def fenced(self, error: FenceLost) -> None:
         """An append elsewhere showed that this node no longer owns the run."""
@@ -111,9 +125,9 @@ class HeldRun:
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
         """Let ``turn`` decide and append by itself, with the mailbox held up meanwhile.
 
-        It returns what it committed, or None. Raises what it raises.
+        It returns what it committed, or None. Raises what it raises; HandedOver if the run is let go before.
         """
-        while self._in_flight:
+        while self._in_flight or self._frozen is not None:
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._turns.append(free)
             try:
@@ -136,20 +150,41 @@ class HeldRun:
             self._begin_later(decision)
         self._next()
 
+    async def freeze(self) -> None:
+        """Decide nothing more until ``thaw`` or ``release``; returns once nothing is in flight."""
+        self._frozen = asyncio.get_running_loop().create_future()
+        if self._in_flight:
+            await self._frozen
+
+    def thaw(self) -> None:
+        """Go on after ``freeze``."""
+        self._frozen = None
+        self._next()
+
+    def release(self) -> list[Message]:
+        """The run is another node's: what nobody here has decided on."""
+        for waiter in self._turns:
+            if not waiter.done():
+                waiter.set_exception(HandedOver())
+        self._turns.clear()
+        messages, self._mailbox = self._mailbox, []
+        return messages
+
     def decide(self, messages: Sequence[Message], *, begin: bool = True, advance: Advance = advance) -> Decision:
         """What ``messages`` make of the run as it is, with free slots taken for what they schedule."""
-        state, events, reserved = self.state, [], 0
+        state, events, begun = self.state, [], []
         for message in messages:
             made, state = advance(state, message.command)
             events += made
-            reserved += message.reserved
+            if isinstance(message.command, BeginAttempt):
+                begun.append(message.command)
         if begin and not state.is_ended and not state.paused:
             for event in events[:]:
-                if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
-                    reserved += 1
-                    made, state = advance(state, self._owner.begin(self, event.task_id))
+                if isinstance(event, TaskScheduled) and (begin_ := self._owner.placement.take(self, event.task_id)):
+                    begun.append(begin_)
+                    made, state = advance(state, begin_)
                     events += made
-        return Decision(messages, events, state, reserved)
+        return Decision(messages, events, state, begun)
 
     def append_of(self, decision: Decision) -> Append:
         """The append that records ``decision``, with its working-set rows."""
@@ -158,6 +193,8 @@ class HeldRun:
         work: Rows = work_of(
             self.run_id, events, self.armed_at, paused=state.paused, tasks=state.definition.tasks
         )  # fmt: skip
+        if assigned := self._owner.placement.assigned(self, events):
+            work["assigned"] = assigned
         consumed = [{"id": message.inbox} for message in decision.messages if message.inbox is not None]
         if consumed:
             work["consumed"] = consumed
@@ -177,10 +214,14 @@ class HeldRun:
         return Loaded(self.state, self.head, self.size)
 
     def _turn(self) -> None:
-        messages, self._mailbox = self._mailbox, []
+        if self._alone:
+            self._alone -= 1
+            messages = [self._mailbox.pop(0)]
+        else:
+            messages, self._mailbox = self._mailbox, []
         decision = self.decide(messages, advance=self._advance)
         if not decision.events:
-            self._owner.give_back(decision.reserved)
+            self._owner.placement.give_back(self, decision.begun)
             self._consumed(decision, recorded=False)
             self._next()
             return
@@ -213,40 +254,51 @@ class HeldRun:
         if isinstance(result, Appended):
             self._in_flight = False
             self.evolve(decision, result.head)
-            started = sum(isinstance(event, TaskStarted) for event in decision.events)
-            self._owner.give_back(decision.reserved - started)
+            self._owner.placement.give_back(self, decision.unused)
             self._consumed(decision, recorded=True)
             self._owner.committed(self, decision.events)
             self._next()
             return
         if isinstance(result, Conflict):
             # The messages keep the slots they came with.
-            self._owner.give_back(decision.reserved - sum(message.reserved for message in decision.messages))
-            self._mailbox[:0] = decision.messages
+            self._keep(decision)
             self._in_flight = True
             self._owner.spawn(self._catch_up())
             return
-        self._owner.give_back(decision.reserved)
         self._in_flight = False
-        unkept = [self._unkept(message, result) for message in decision.messages]
-        if any(unkept):
-            self._mailbox[:0] = [message for message in unkept if message is not None]
+        if isinstance(result, AppendRefused) and self._refused(decision, result):
             self._next()
-        else:
-            self._fail(decision.messages, result)
+            return
+        self._owner.placement.give_back(self, decision.begun)
+        self._fail(decision.messages, result)
 
-    def _unkept(self, message: Message, error: LogError) -> Message | None:
-        """An output that the log did not take fails its attempt."""
-        command = message.command
-        if not isinstance(command, CompleteAttempt) or not isinstance(error, AppendRefused):
-            return None
+    def _keep(self, decision: Decision) -> None:
+        """Put the messages back into the mailbox, with the slots they came with."""
+        kept = {id(message.command) for message in decision.messages}
+        self._owner.placement.give_back(self, [begin for begin in decision.begun if id(begin) not in kept])
+        self._mailbox[:0] = decision.messages
+
+    def _refused(self, decision: Decision, error: AppendRefused) -> bool:
+        """Find the one that the log does not take: an output fails its attempt. False if it is anything else."""
+        if len(decision.messages) > 1:
+            self._keep(decision)
+            self._alone = len(decision.messages)
+            return True
+        command, letter = decision.messages[0]
+        if not isinstance(command, CompleteAttempt):
+            return False
+        self._owner.placement.give_back(self, decision.begun)
         fault = Json.of({"type": "AppendRefused", "message": str(error)})
-        return Message(FailAttempt(at=command.at, task_id=command.task_id, attempt=command.attempt, error=fault))
+        failed = FailAttempt(at=command.at, task_id=command.task_id, attempt=command.attempt, error=fault)
+        self._mailbox.insert(0, Message(failed, letter))
+        return True
 
     def _fail(self, messages: Sequence[Message], error: LogError) -> None:
         """Give up; what came from the inbox is still there."""
         letters = [message.inbox for message in (*messages, *self._mailbox) if message.inbox is not None]
-        self._owner.give_back(sum(message.reserved for message in self._mailbox))
+        self._owner.placement.give_back(
+            self, [message.command for message in self._mailbox if isinstance(message.command, BeginAttempt)]
+        )  # fmt: skip
         self._mailbox = []
         if letters:
             self._owner.consumed(letters, recorded=True)
@@ -269,6 +321,10 @@ class HeldRun:
     def _next(self) -> None:
         if self._in_flight:
             return
+        if self._frozen is not None:
+            if not self._frozen.done():
+                self._frozen.set_result(None)
+            return
         while self._turns:
             if not (waiter := self._turns.popleft()).done():
                 waiter.set_result(None)
@@ -287,5 +343,5 @@ class HeldRun:
         for event in decision.events:
             if self.state.paused:
                 return
-            if isinstance(event, TaskScheduled) and self._owner.take_slot(self, event.task_id):
-                self.tell(self._owner.begin(self, event.task_id), reserved=True)
+            if isinstance(event, TaskScheduled) and (begin := self._owner.placement.take(self, event.task_id)):
+                self.tell(begin)

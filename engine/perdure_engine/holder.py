@@ -1,6 +1,7 @@
 """The runs a node holds, and what each of their events makes it do."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -12,19 +13,20 @@ import structlog
 from perdure_engine.attempt import Order
 from perdure_engine.attempts import Attempts
 from perdure_engine.background import Background
+from perdure_engine.dispatch import Away
 from perdure_engine.exactly_once import ExactlyOnce, OwnRun
 from perdure_engine.held_run import HeldRun
 from perdure_engine.history import Loaded, fold_tail, load_run
 from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
 from perdure_engine.leases import Leases
+from perdure_engine.placement import Placement
 from perdure_engine.registry import Registry
 from perdure_engine.resting import Resting
 from perdure_engine.retries import DEFAULT, retry_at
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
-from perdure_engine.slots import Slots
 from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import Snapshots
 from perdure_engine.task_types import TaskTypes
@@ -66,18 +68,19 @@ class Holder:
         attempts: Attempts,
         exactly_once: ExactlyOnce,
         leases: Leases,
+        placement: Placement,
         timers: Timers,
         inbox: Inbox,
-        concurrency: int,
         snapshots: Snapshots,
         taker: SnapshotTaker,
     ) -> None:
-        """``concurrency`` is how many attempts run at once."""
         self.node_id, self.metadata, self.now = identity
-        self.slots: Slots[tuple[HeldRun, str]] = Slots(concurrency)
+        self.placement = placement
         self.listeners: list[Listener] = []
         self.refused: list[Callable[[UUID, LogError], None]] = []
         """Told of a run whose events the log did not take."""
+        self.stopping: list[Callable[[UUID, Sequence[tuple[str, int]]], None]] = []
+        """Told of a run that stops while other nodes execute attempts of it: the tasks, and their attempts."""
         self.resting = Resting()
         self._appender, self._reader, self._registry = appender, reader, registry
         self._types, self._attempts, self._timers, self._inbox = types, attempts, timers, inbox
@@ -86,8 +89,7 @@ class Holder:
         self._held: dict[UUID, HeldRun] = {}
         self._parked: set[UUID] = set()
         self._loading: dict[UUID, asyncio.Future[HeldRun]] = {}
-        self._stranded: list[tuple[HeldRun, str]] = []
-        self._closing = self._pumping = False
+
         self.spawn = background.spawn
 
     def __len__(self) -> int:
@@ -144,7 +146,7 @@ class Holder:
     def _resume(self, held: HeldRun) -> None:
         """What was under way is interrupted, what was scheduled waits for a slot."""
         for task_id, task in held.state.tasks.items():
-            if task.status == "started" and not self._attempts.is_under_way(held.run_id, task_id):
+            if task.status == "started" and not self._is_under_way(held.run_id, task_id, task.attempt):
                 held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
         self._begin_scheduled(held)
 
@@ -152,8 +154,18 @@ class Holder:
         if held.state.paused:
             return
         for task_id, task in held.state.tasks.items():
-            if task.status == "scheduled" and self.take_slot(held, task_id):
-                self._begin(held, task_id)
+            if task.status == "scheduled" and (begin := self.placement.take(held, task_id)) is not None:
+                held.tell(begin)
+
+    def _is_under_way(self, run: UUID, task_id: str, attempt: int) -> bool:
+        away = self.placement.dispatch.away.get((run, task_id))
+        return self._attempts.is_under_way(run, task_id) or (away is not None and away.attempt == attempt)
+
+    def _cancel(self, run: HeldRun) -> None:
+        self._attempts.cancel_run(run.run_id)
+        if away := self.placement.dispatch.away_of(run.run_id):
+            for told in self.stopping:
+                told(run.run_id, away)
 
     def told_by(self, timer: Timer, state: RunState) -> c.FireTimer:
         """What a timer that is due tells its run: of a start that did not come, also when the next attempt is due."""
@@ -165,55 +177,43 @@ class Holder:
         due = retry_at(policy, state.task(spec.task_id).failures + 1, command.at)
         return msgspec.structs.replace(command, max_attempts=policy.attempts, retry_at=due)
 
-    def let_go(self, shards: Collection[int], most: int) -> list[int]:
-        """Forget up to ``most`` of ``shards`` in which nothing is under way, and return them."""
-        busy = {shard_of(run) for run in (*self._held, *self._loading)}
-        idle = [shard for shard in shards if shard not in busy][:most]
-        self._parked = {run for run in self._parked if shard_of(run) not in idle}
-        self.resting.forget(lambda run: shard_of(run) in idle)
-        return idle
+    def held(self, whether: Callable[[UUID], bool]) -> list[HeldRun]:
+        """The runs that are held and of which ``whether`` is true."""
+        return [held for run, held in self._held.items() if whether(run)]
 
-    def types_changed(self) -> None:
-        """A task type was added: whatever waited for it may start."""
-        stranded, self._stranded = self._stranded, []
-        for run, task_id in stranded:
-            if self.take_slot(run, task_id):
-                self._begin(run, task_id)
+    def quietest(self, shards: Collection[int], most: int) -> list[int]:
+        """Up to ``most`` of ``shards``, those first in which the fewest runs are held."""
+        held = Counter(shard_of(run) for run in self._held)
+        return sorted(shards, key=lambda shard: (held[shard], shard))[:most]
+
+    def forget(self, whether: Callable[[UUID], bool]) -> None:
+        """Forget the runs of which ``whether`` is true: they are another node's."""
+        self._held = {run: held for run, held in self._held.items() if not whether(run)}
+        self._parked = {run for run in self._parked if not whether(run)}
+        self.resting.forget(whether)
+        self.placement.forget(whether)
 
     def close(self) -> None:
         """Begin no more attempts; what is decided is still recorded."""
-        self._closing = True
+        self.placement.close()
 
     # What a held run needs of its owner.
 
     def submit(self, append: Append, answer: Callable[[Appended | LogError], None]) -> None:
         self._appender.submit(append, answer)
 
-    def take_slot(self, run: HeldRun, task_id: str) -> bool:
-        if self._closing:
-            return False
-        type_ = run.state.definition.tasks[task_id].type
-        if type_ not in self._types:
-            log.warning("no handler here for a scheduled task", run=str(run.run_id), task=task_id, type=type_)
-            self._stranded.append((run, task_id))
-            return False
-        return self.slots.take((run, task_id))
-
-    def give_back(self, slots: int) -> None:
-        if slots > 0:
-            self.slots.give_back(slots)
-            self._pump()
-
     def committed(self, run: HeldRun, events: Sequence[e.RunEvent]) -> None:
         for event in events:
             match event:
+                case e.TaskStarted() if event.node == self.node_id:
+                    self._attempts.start(self._order(run, event), OwnRun(run, self.placement.free, self._exactly_once))
                 case e.TaskStarted():
-                    self._attempts.start(self._order(run, event), OwnRun(run, self._exactly_once))
+                    self.placement.dispatch.sent(run.run_id, event.task_id, Away(event.node, event.attempt))
                 case e.RunResumed():
                     self._timers.look()
                     self._begin_scheduled(run)
                 case e.RunStopping():
-                    self._attempts.cancel_run(run.run_id)
+                    self._cancel(run)
                 case _:
                     for due in due_times(event):
                         self._timers.note(due)
@@ -225,7 +225,7 @@ class Holder:
         self.committed(run, ())
         self._timers.look()
         if run.state.status == "stopping":
-            self._attempts.cancel_run(run.run_id)
+            self._cancel(run)
         # One that waits for a slot already begins once: the second time nothing comes of it.
         self._resume(run)
 
@@ -247,10 +247,7 @@ class Holder:
         if not (run.state.is_ended or run.state.active == 0 or _is_parked(run.state)):
             return
         held = self._held.pop(run.run_id, None)
-        if run.state.is_ended:
-            if self._stranded:
-                self._stranded = [each for each in self._stranded if each[0] is not run]
-        elif run.state.status != "new":
+        if not run.state.is_ended and run.state.status != "new":
             self._parked.add(run.run_id)
             if held is run:
                 self.resting.put(run.known)
@@ -273,29 +270,6 @@ class Holder:
         self._parked.discard(run.run_id)
         self.resting.take(run.run_id)
         return run
-
-    def _begin(self, run: HeldRun, task_id: str) -> None:
-        run.tell(self.begin(run, task_id), reserved=True)
-
-    def begin(self, run: HeldRun, task_id: str) -> c.BeginAttempt:
-        """The command that starts a scheduled task here."""
-        spec = run.state.definition.tasks[task_id]
-        delivery = spec.delivery or (self._types.get(spec.type).delivery if spec.type in self._types else None)
-        return c.BeginAttempt(
-            at=self.now(), task_id=task_id, node=self.node_id, at_most_once=delivery == "at_most_once"
-        )  # fmt: skip
-
-    def _pump(self) -> None:
-        # A task that cannot begin any more gives its slot back at once: that is this loop's next round, not a
-        # deeper call.
-        if self._pumping:
-            return
-        self._pumping = True
-        try:
-            while (waiting := self.slots.next()) is not None:
-                self._begin(*waiting)
-        finally:
-            self._pumping = False
 
 
 def _is_parked(state: RunState) -> bool:

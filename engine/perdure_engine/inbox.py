@@ -9,6 +9,7 @@ import orjson
 
 from perdure_engine.facts import EventPublished, decode_fact
 from perdure_engine.identity import start_stream
+from perdure_engine.results import Result, read_result
 from perdure_engine.run.commands import PauseRun, ReceiveEvent, ResumeRun, RunCommand, StopRun
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
@@ -29,8 +30,8 @@ COMMANDS: Mapping[str, Callable[[datetime, str], RunCommand]] = {
 class Letter(NamedTuple):
     """One inbox row.
 
-    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt), or a command of
-    ``COMMANDS`` (``detail`` has its reason).
+    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt), "attempt" (what came of
+    one on another node), or a command of ``COMMANDS`` (``detail`` has its reason).
     """
 
     id: int
@@ -38,18 +39,19 @@ class Letter(NamedTuple):
     kind: str
     event: UUID | None
     detail: bytes | None = None
+    payload: bytes | None = None
 
 
 class Inbox:
     """Reads rows of this node's shards. A row stays until the append that consumed it deleted it."""
 
     def __init__(self, session: Session, schema: str, vault: "Vault | None" = None) -> None:
-        self._session = session
+        self._session, self._vault = session, vault
         self._reader = Reader(session, schema, vault)
         self._handed: set[int] = set()
         self._useless: set[int] = set()
         self._early: set[int] = set()
-        self._select = f"""select id, run, kind, event, detail from "{schema}".inbox
+        self._select = f"""select id, run, kind, event, detail, payload from "{schema}".inbox
             where shard = any(%s) and id <> all(%s) order by id limit {_BATCH}"""
         self._asked = f'select max(version) from "{schema}".events where stream = %s'
         self._delete = f'delete from "{schema}".inbox where id = any(%s)'
@@ -71,6 +73,11 @@ class Inbox:
         if letter.kind in COMMANDS:
             reason = str(orjson.loads(letter.detail or b"{}").get("reason", ""))
             return COMMANDS[letter.kind](at, reason)
+        if letter.kind == "attempt":
+            payload = letter.payload
+            if payload is not None and self._vault is not None:
+                payload = await self._vault.unseal_state(letter.run, payload)
+            return read_result(Result(letter.detail or b"", payload), at)
         if letter.kind != "event" or letter.event is None:
             raise LookupError(f"there is no command {letter.kind!r}")
         published = await self._event(letter.event)

@@ -8,18 +8,23 @@ append of that node in flight and makes every later one fail, and only then read
 import os
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
 from perdure_engine.identity import SHARDS, shard_of
+from perdure_engine.task_types import TaskTypes
 from perdure_eventstore.errors import FenceLost
 from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
 
+
+SHARDS_FREE = "shards are free"
+"""What is announced when a node gives shards away."""
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -32,7 +37,9 @@ def boot_time() -> float:
 class Leases:
     """One node's leases."""
 
-    def __init__(self, session: Session, node: UUID, task_types: Sequence[str], schema: str, seconds: float) -> None:
+    def __init__(
+        self, session: Session, node: UUID, types: TaskTypes, concurrency: int, schema: str, seconds: float
+    ) -> None:
         """``seconds`` is how long a lease lasts; it is renewed three times in that."""
         self._tokens: dict[int, int] = {}
         self.surplus = 0
@@ -40,13 +47,15 @@ class Leases:
         self.epoch = 1
         self._session = session
         self._node = node
-        self._types = list(task_types)
+        self._types, self._concurrency = types, concurrency
+        self._announced: tuple[list[str], list[str]] = ([], [])
+        self._leaving: set[int] = set()
         self._seconds = seconds
         self._length = timedelta(seconds=seconds)
         self._until = 0.0
         nodes, shards = f'"{schema}".nodes', f'"{schema}".shards'
-        self._join = f"""insert into {nodes} (node, epoch, name, task_types, alive_until)
-            values (%s, %s, %s, %s, clock_timestamp() + %s)"""
+        self._join = f"""insert into {nodes} (node, epoch, name, task_types, at_most_once, concurrency, alive_until)
+            values (%s, %s, %s, %s, %s, %s, clock_timestamp() + %s)"""
         self._live = f"""with alive as (update {nodes} set alive_until = clock_timestamp() + %s where node = %s)
             select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()"""
         # For update first: it waits for an append in flight, which a change of the epoch alone would not.
@@ -62,16 +71,34 @@ class Leases:
                 and (node = any(%s) or not exists (select from {nodes} n where n.node = {shards}.node))
              order by shard limit %s for update skip locked) free
             where s.shard = free.shard returning s.shard, s.token"""
-        self._give = f"""update {shards} set node = null, lease_until = '-infinity'
-            where node = %s and shard = any(%s)"""
+        rows = f'"{schema}".assignments'
+        self._hand = f"""with fence as materialized (
+                select node from {nodes} where node = %s and epoch = %s for key share
+            ), kept as (
+                insert into {rows} (run, task_id, attempt, shard, node, token, digest, scheduled, failures)
+                select r.run, r.task_id, r.attempt, r.shard, r.node, r.token, r.digest, r.scheduled, r.failures
+                from fence, json_populate_recordset(null::{rows}, %s::json) r
+                on conflict (run, task_id) do update set attempt = excluded.attempt, node = excluded.node,
+                    token = excluded.token, digest = excluded.digest, scheduled = excluded.scheduled,
+                    failures = excluded.failures, cancelled = false
+            ), given as (
+                update {shards} s set node = null, lease_until = '-infinity' from fence
+                where s.node = fence.node and s.shard = any(%s)
+            )
+            select (select count(*) from fence), pg_notify('{schema}', '{SHARDS_FREE}')"""
+        self._give = f"""with given as (
+                update {shards} set node = null, lease_until = '-infinity' where node = %s and shard = any(%s)
+            )
+            select pg_notify('{schema}', '{SHARDS_FREE}')"""
         self._leave = f"delete from {nodes} where node = %s"
+        self._announce = f"update {nodes} set task_types = %s, at_most_once = %s where node = %s"
         self._sweep = f"""delete from {nodes} n where n.alive_until < clock_timestamp() - interval '1 day'
             and not exists (select from {shards} s where s.node = n.node)"""
 
     @property
     def shards(self) -> frozenset[int]:
         """Those it may work on now."""
-        return frozenset(self._tokens)
+        return frozenset(self._tokens.keys() - self._leaving)
 
     def fencing_token(self, run: UUID) -> int:
         """A number that grows each time the run's shard changes hands."""
@@ -87,10 +114,17 @@ class Leases:
         """Seconds between renewals."""
         return self._seconds / 3
 
+    def _known_types(self) -> tuple[list[str], list[str]]:
+        once = [name for name, type_ in self._types.items() if type_.delivery == "at_most_once"]
+        return self._types.names(), once
+
     async def join(self) -> None:
         """Write the node's row."""
         name = f"{socket.gethostname()}:{os.getpid()}"
-        await self._session.fetch(self._join, (self._node, self.epoch, name, self._types, self._length))
+        self._announced = self._known_types()
+        await self._session.fetch(
+            self._join, (self._node, self.epoch, name, *self._announced, self._concurrency, self._length)
+        )  # fmt: skip
         await self._session.fetch(self._sweep)
 
     async def renew(self) -> frozenset[int]:
@@ -99,6 +133,9 @@ class Leases:
         Raises FenceLost if shards this node worked on are no longer its own.
         """
         sent = boot_time()
+        if self._announced != (known := self._known_types()):
+            await self._session.fetch(self._announce, (*known, self._node))
+            self._announced = known
         mine = dict(await self._session.fetch(self._renew, (self._length, self._node, self._node, self.epoch)))
         if not self._tokens.keys() <= mine.keys():
             raise FenceLost(f"the lease of node {self._node} ran out")
@@ -114,14 +151,28 @@ class Leases:
         self.surplus = len(mine) - share
         return frozenset(new)
 
-    async def give(self, shards: Collection[int]) -> None:
-        """Leave ``shards`` to other nodes; nothing of them may be under way."""
+    @contextmanager
+    def leaving(self, shards: Collection[int]) -> Iterator[None]:
+        """Meanwhile nothing new is begun in ``shards``, which are to be given away."""
+        self._leaving |= set(shards)
+        try:
+            yield
+        finally:
+            self._leaving -= set(shards)
+
+    async def give(self, shards: Collection[int], attempts: bytes = b"[]") -> None:
+        """Leave ``shards`` to other nodes.
+
+        Nothing of them may be under way but ``attempts``, rows of ``assignments`` as JSON. Raises FenceLost.
+        """
+        kept = await self._session.fetch(self._hand, (self._node, self.epoch, attempts.decode(), list(shards)))
+        if kept[0][0] == 0:
+            raise FenceLost(f"node {self._node} was fenced off")
         for shard in shards:
-            del self._tokens[shard]
-        await self._session.fetch(self._give, (self._node, list(shards)))
+            self._tokens.pop(shard, None)
 
     async def release(self) -> None:
         """Give everything back at once, for a clean stop."""
-        await self._session.fetch(self._give, (self._node, sorted(self.shards)))
+        await self._session.fetch(self._give, (self._node, sorted(self._tokens)))
         await self._session.fetch(self._leave, (self._node,))
         self._tokens, self._until = {}, 0.0

@@ -15,26 +15,34 @@ if TYPE_CHECKING:
     from perdure_engine.held_run import HeldRun
 
 
+class Placement(Protocol):
+    """Where scheduled tasks begin."""
+
+    def take(self, run: "HeldRun", task_id: str) -> BeginAttempt | None:
+        """Take a slot for a scheduled task, here or on another node, or remember it for when one is free."""
+
+    def give_back(self, run: "HeldRun", begun: Sequence[BeginAttempt]) -> None:
+        """Return the slots of attempts that do not begin."""
+
+    def assigned(self, run: "HeldRun", events: Sequence[RunEvent]) -> list[dict[str, Any]]:
+        """The rows of attempts in ``events`` that other nodes are to execute."""
+
+
 class Owner(Protocol):
     """What a run needs of the node that holds it."""
 
     node_id: UUID
     metadata: bytes
 
+    @property
+    def placement(self) -> Placement:
+        """Where its scheduled tasks begin."""
+
     def now(self) -> datetime:
         """Now, by the database's clock."""
 
     def submit(self, append: Append, answer: Callable[[Appended | LogError], None]) -> None:
         """Append with the next group commit."""
-
-    def take_slot(self, run: "HeldRun", task_id: str) -> bool:
-        """Reserve a slot for a scheduled task, or remember it for when one is free."""
-
-    def begin(self, run: "HeldRun", task_id: str) -> BeginAttempt:
-        """The command that starts a scheduled task in the slot taken for it."""
-
-    def give_back(self, slots: int) -> None:
-        """Return slots that nothing runs in any more."""
 
     def committed(self, run: "HeldRun", events: Sequence[RunEvent]) -> None:
         """``events`` are on the disk, and the run's state is the one after them."""

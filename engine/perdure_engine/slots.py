@@ -1,42 +1,101 @@
-"""How many attempts a node runs at once, and who is next."""
+"""How many attempts a node executes at once, and who is next."""
 
-from collections import deque
-from typing import Generic, TypeVar
+import heapq
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+from typing import NamedTuple
+from uuid import UUID
 
-Waiting = TypeVar("Waiting")
+PRIORITY_SECONDS = 10.0
+"""Seconds of waiting that count as much as one step of priority: nobody waits for ever."""
 
 
-class Slots(Generic[Waiting]):
-    """A fixed number of slots, and a queue in order of arrival for whom there is none.
+class Place(NamedTuple):
+    """Somebody who waits, in the order of ``turn``; ``begin`` is called with a slot taken.
 
-    Whoever finds others waiting waits behind them, so a busy run cannot keep a slot for itself.
+    ``run`` is the run it belongs to, if that is held here.
+    """
+
+    turn: float
+    number: int
+    type: str
+    run: UUID | None
+    begin: Callable[[], None]
+
+
+class Slots:
+    """A fixed number of slots, of which each type of task may have its own share, and queues for whom there is none.
+
+    A queue a type, so that a type at its limit holds up no other. Who has waited ten seconds longer goes before one
+    with one step more of priority.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.free = limit
-        self._queue: deque[Waiting] = deque()
-
-    @property
-    def waiting(self) -> int:
+        self.waiting = 0
         """How many wait."""
-        return len(self._queue)
+        self._taken: dict[str, int] = {}
+        self._limits: dict[str, int] = {}
+        self._queues: dict[str, list[Place]] = {}
+        self._numbers = count()
 
-    def take(self, who: Waiting) -> bool:
-        """Take a slot, or join the queue and return False."""
-        if self.free > 0 and not self._queue:
-            self.free -= 1
+    def restrict(self, type_: str, limit: int | None) -> None:
+        """At most ``limit`` of a type at once; None is as many as there are slots."""
+        if limit is None:
+            self._limits.pop(type_, None)
+        else:
+            self._limits[type_] = limit
+
+    def take(self, type_: str, priority: int, run: UUID | None, begin: Callable[[], None]) -> bool:
+        """Take a slot, or queue and return False: ``begin`` is called later, with a slot taken.
+
+        Whoever finds others waiting waits as well, so that a busy run cannot keep a slot for itself.
+        """
+        if self.free > 0 and not self.waiting and not self._is_full(type_):
+            self._occupy(type_)
             return True
-        self._queue.append(who)
+        place = Place(monotonic() - priority * PRIORITY_SECONDS, next(self._numbers), type_, run, begin)
+        heapq.heappush(self._queues.setdefault(type_, []), place)
+        self.waiting += 1
         return False
 
-    def give_back(self, count: int = 1) -> None:
-        """Return slots."""
-        self.free += count
+    def give_back(self, type_: str) -> None:
+        """Return a slot."""
+        self.free += 1
+        self._taken[type_] -= 1
 
-    def next(self) -> Waiting | None:
-        """The next in the queue with a slot taken for it; None if there is no slot or nobody waits."""
-        if self.free <= 0 or not self._queue:
+    def forget(self, whether: Callable[[UUID], bool]) -> None:
+        """Whoever waits for a run of which ``whether`` is true waits no more."""
+        for type_, queue in list(self._queues.items()):
+            kept = [place for place in queue if place.run is None or not whether(place.run)]
+            self.waiting -= len(queue) - len(kept)
+            heapq.heapify(kept)
+            self._queues[type_] = kept
+            if not kept:
+                del self._queues[type_]
+
+    def next(self) -> Place | None:
+        """The next in turn with a slot taken for it; None if there is no slot or nobody may take it."""
+        if self.free <= 0 or not self.waiting:
             return None
+        heads = [queue[0] for type_, queue in self._queues.items() if not self._is_full(type_)]
+        if not heads:
+            return None
+        place = min(heads)
+        queue = self._queues[place.type]
+        heapq.heappop(queue)
+        if not queue:
+            del self._queues[place.type]
+        self.waiting -= 1
+        self._occupy(place.type)
+        return place
+
+    def _occupy(self, type_: str) -> None:
         self.free -= 1
-        return self._queue.popleft()
+        self._taken[type_] = self._taken.get(type_, 0) + 1
+
+    def _is_full(self, type_: str) -> bool:
+        limit = self._limits.get(type_)
+        return limit is not None and self._taken.get(type_, 0) >= limit

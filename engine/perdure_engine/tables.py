@@ -59,6 +59,13 @@ nodes = Table(
         server_default=text("0"),
         comment="How many attempts it executes at once.",
     ),
+    Column(
+        "at_most_once",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="Those of its task types that it delivers at most once.",
+    ),
     comment="Running engine processes. Every append by a node checks its epoch here.",
 )
 
@@ -164,7 +171,9 @@ assignments = Table(
     Column("shard", SmallInteger, nullable=False),
     Column("node", Uuid, nullable=False),
     Column("token", BigInteger, nullable=False, comment="The fencing token of the attempt."),
+    Column("digest", Text, nullable=False, comment="The definition of the run."),
     Column("scheduled", Integer, comment="The version of the event that has its inputs, where it is known."),
+    Column("failures", Integer, nullable=False, comment="Of the task before this attempt."),
     Column("cancelled", Boolean, nullable=False, server_default=text("false"), comment="The owner wants it ended."),
     Index("assignments_node", "node"),
     Index("assignments_shard", "shard"),

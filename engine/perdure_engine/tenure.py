@@ -11,35 +11,37 @@ import orjson
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_engine.attempts import Attempts
+from perdure_engine.assignments import Assignments
+from perdure_engine.attempts import CANCEL_GRACE, Attempts
 from perdure_engine.background import Background
+from perdure_engine.dispatch import Dispatch
 from perdure_engine.duties import repeat
 from perdure_engine.endings import Endings
 from perdure_engine.exactly_once import ExactlyOnce
-from perdure_engine.history import UnknownRun
+from perdure_engine.hand_over import HandOver
 from perdure_engine.holder import Holder, Identity
-from perdure_engine.identity import new_id, shard_of
-from perdure_engine.inbox import COMMANDS, Inbox, Letter
-from perdure_engine.leases import Leases
+from perdure_engine.identity import new_id
+from perdure_engine.inbox import Inbox
+from perdure_engine.leases import SHARDS_FREE, Leases
+from perdure_engine.placement import Placement
+from perdure_engine.reaching import Reaching
 from perdure_engine.registry import Registry
 from perdure_engine.router import Router
-from perdure_engine.run import advance, new_run
-from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
+from perdure_engine.run_starts import RunStarts
 from perdure_engine.sealing import sealing_of
+from perdure_engine.slots import Slots
 from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import Snapshots
-from perdure_engine.starting import StartOrder, append_start
 from perdure_engine.task_types import TaskTypes
-from perdure_engine.timers import Timer, Timers
+from perdure_engine.timers import Timers
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.appender import Appender
-from perdure_eventstore.errors import Conflict, FenceLost, LogError, LogUnavailable
+from perdure_eventstore.errors import FenceLost, LogError
 from perdure_eventstore.feed import Feed
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
-from perdure_eventstore.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
@@ -48,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 _FOREVER = float("inf")
 _SWEEP = 300.0
+_ON_THE_WAY = 5.0
+"""Seconds that a cancel, and what came of it, may take from node to node."""
 
 
 class Settings(NamedTuple):
@@ -75,26 +79,28 @@ class Tenure:
         self, engine: AsyncEngine, types: TaskTypes, settings: Settings, feed: Feed, vault: "Vault | None" = None
     ) -> None:
         """``feed`` is run by whoever made it."""
-        schema, self._vault = settings.schema, vault
+        schema = settings.schema
         self.node_id = new_id()
         self._settings = settings
-        self._fenced, self._letters, self._due = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._fenced, self._due = asyncio.Event(), asyncio.Event()
+        self._assigned, self._unplaced, self._shards_free = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._background = Background()
-        self._taken: set[int] = set()
-        self._taken_over = asyncio.Event()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self._snapshot_session = Session(engine)
-        self.leases = Leases(self._lease_session, self.node_id, types.names(), schema, settings.lease)
-        statement = WorkStatement(schema, self.node_id, self.leases.epoch)
+        self.leases = Leases(self._lease_session, self.node_id, types, settings.concurrency, schema, settings.lease)
+        fence = self.node_id, self.leases.epoch
+        statement = WorkStatement(schema, *fence)
         self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema, vault=vault)
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
-        self.inbox = Inbox(self._session, schema, vault)
-        self.timers = Timers(self._session, schema, (self.node_id, self.leases.epoch), now=self.now, wake=self._due.set)
+        inbox = Inbox(self._session, schema, vault)
+        self.timers = Timers(self._session, schema, fence, now=self.now, wake=self._due.set)
         self._snapshots = Snapshots(self._snapshot_session, schema, sealing=sealing_of(vault))
         self._taker = SnapshotTaker(self._snapshots, settings.snapshot_every)
         exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, vault)
         self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
+        dispatch = Dispatch(self._session, self.node_id, schema, self._unplaced.set)
+        placement = Placement(self.node_id, self.now, Slots(settings.concurrency), dispatch, types, self.leases)
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
@@ -105,25 +111,30 @@ class Tenure:
             self.attempts,
             exactly_once,
             self.leases,
+            placement,
             self.timers,
-            self.inbox,
-            settings.concurrency,
+            inbox,
             Snapshots(
                 self._session, schema, worth=min(settings.snapshot_every, 1_000) or 1_000, sealing=sealing_of(vault)
             ),
             self._taker,
         )
         self.endings = Endings()
+        self.starts = RunStarts(self.holder, self.leases, self.appender, self.now)
         self.holder.listeners += [self._told, self.endings.told]
         self.holder.refused.append(self._refused)
+        self.holder.stopping.append(self._stopping)
+        self.reaching = Reaching(
+            self.holder, inbox, self.timers, self.leases, dispatch, self.appender, self._session, schema, self.now
+        )
+        self.assignments = Assignments(
+            self._session, self.registry, self.attempts, placement, fence, self.now, schema, self._fenced.set, vault
+        )
+        self._hand_over = HandOver(self.holder, self.attempts, self.assignments, self.leases, self.reaching.lock)
         self.router = Router(
-            self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set,
-            lambda: 0 in self.leases.shards, vault,
+            self._router_session, self.appender, self.registry, self.feed, schema, self.starts.start,
+            self.reaching.letters.set, lambda: 0 in self.leases.shards, vault,
         )  # fmt: skip
-        self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
-        self._reaching = asyncio.Lock()
-        """Held while runs are looked up for what reached them, so that no shard is given away under them."""
-        self._starting: dict[UUID, asyncio.Future[bool]] = {}
 
     def now(self) -> datetime:
         """Now, by the database's clock."""
@@ -158,23 +169,31 @@ class Tenure:
 
     async def _stop(self) -> None:
         await self.attempts.interrupt_all(0.8 * self._settings.stop)
+        await self.assignments.flush()
         await self.appender.drain()
         await self.leases.release()
 
     async def work(self, stopping: asyncio.Event) -> None:
         """Do every duty until ``stopping`` is set. Raises FenceLost when another node took over."""
         self.timers.start()
-        self.feed.listeners.append(self._letters.set)
+        self.feed.listeners.append(self._heard)
+        settings, reaching = self._settings, self.reaching
         duties = [
-            self._background.spawn(repeat(self.take_over, self._settings.scan, self._taken_over)),
-            self._background.spawn(repeat(self._renew, self.leases.renewal_interval)),
-            self._background.spawn(repeat(self.read_inbox, self._settings.poll, self._letters)),
-            self._background.spawn(repeat(self.fire_timers, self._settings.scan, self._due)),
-            self._background.spawn(repeat(self.scan, self._settings.scan)),
-            self._background.spawn(repeat(self.router.run, 0.1)),
-            self._background.spawn(repeat(self._taker.run, 1.0)),
-            self._background.spawn(repeat(self._sweep, _SWEEP)),
-            self._background.spawn(self._until_fenced()),
+            self._background.spawn(duty)
+            for duty in (
+                repeat(reaching.take_over, settings.scan, reaching.has_taken),
+                repeat(self._renew, self.leases.renewal_interval, self._shards_free),
+                repeat(reaching.read_inbox, settings.poll, reaching.letters),
+                repeat(reaching.fire_timers, settings.scan, self._due),
+                repeat(reaching.scan, settings.scan),
+                repeat(reaching.settle_dispatch, self.leases.renewal_interval, self._unplaced),
+                repeat(self.assignments.take_up, settings.poll, self._assigned),
+                repeat(self.assignments.flush, settings.scan, self.assignments.has_results),
+                repeat(self.router.run, 0.1),
+                repeat(self._taker.run, 1.0),
+                repeat(self._sweep, _SWEEP),
+                self._until_fenced(),
+            )
         ]
         stop = asyncio.create_task(stopping.wait())
         try:
@@ -182,169 +201,41 @@ class Tenure:
             for task in done:
                 task.result()
         finally:
-            self.feed.listeners.remove(self._letters.set)
+            self.feed.listeners.remove(self._heard)
             stop.cancel()
             for task in duties:
                 task.cancel()
             await asyncio.gather(stop, *duties, return_exceptions=True)
 
-    async def start(self, order: StartOrder) -> bool:
-        """Start the run an event starts; returns once it is recorded, False if it was there already."""
-        command = c.StartRun(
-            at=self.now(), input=order.event.payload, event=order.event.name, event_id=order.event.id,
-            key=order.key,
-        )  # fmt: skip
-        return await self.start_run(new_run(order.definition, order.run), command, order.armed_at)
-
-    async def take_over(self) -> None:
-        """Resume every open run of newly leased shards. Apart from the renewal, which must not wait for it."""
-        while self._taken:
-            shards = frozenset(self._taken)
-            rows = await self._session.fetch(self._open, (sorted(shards),))
-            if rows:
-                log.info("resuming open runs", runs=len(rows), shards=len(shards))
-            for (run,) in rows:
-                await self._resume(run)
-            self._taken -= shards
-            self._letters.set()
-            self.timers.look()
-
-    async def scan(self) -> None:
-        """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
-        async with self._reaching:
-            for (run,) in await self._session.fetch(self._open, (sorted(self.leases.shards),)):
-                if not self.holder.knows(run):
-                    await self._resume(run)
+    def _heard(self, text: str) -> None:
+        if text == SHARDS_FREE:
+            self._shards_free.set()
+            return
+        self.reaching.letters.set()
+        self._assigned.set()
 
     async def _sweep(self) -> None:
         """Delete the snapshots that runs left as they ended: one node's duty, as routing is."""
         if 0 in self.leases.shards and (swept := await self._snapshots.sweep()):
             log.info("snapshots of ended runs deleted", snapshots=swept)
 
-    async def read_inbox(self) -> None:
-        """Hand what came from outside to its runs."""
-        self.inbox.take_up()
-        while True:
-            async with self._reaching:
-                letters = await self.inbox.read(sorted(self.leases.shards))
-                handed = 0
-                try:
-                    for letter in letters:
-                        await self._hand(letter)
-                        handed += 1
-                finally:
-                    self.inbox.forget([letter.id for letter in letters[handed:]])
-            if not letters:
-                return
-            await self.appender.drain()
-
-    async def fire_timers(self) -> None:
-        """Tell every run whose timer is due."""
-        while True:
-            async with self._reaching:
-                at = self.now()
-                timers = await self.timers.due(sorted(self.leases.shards), at)
-                for timer in timers:
-                    await self._fire(timer)
-            if not timers:
-                await self.timers.arm(sorted(self.leases.shards), at)
-                return
-            await self.appender.drain()
-
-    async def _fire(self, timer: Timer) -> None:
-        try:
-            run = await self.holder.get(timer.run)
-            command = self.holder.told_by(timer, run.state)
-            if run.is_busy or _concerns(run.state, command):
-                run.tell(command)
-            else:
-                self.holder.idle(run)
-                await self.timers.delete(timer)
-        except LogError:
-            raise
-        except Exception:
-            # One run that cannot be read shall not hold up everybody's timers.
-            log.exception("a timer cannot be told to its run", run=str(timer.run), timer=timer.timer)
-
-    async def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> bool:
-        """Start a run here if this node leases its shard, or leave it to its owner. False: it was there already."""
-        if shard_of(state.run_id) not in self.leases.shards:
-            return await append_start(self.appender, state, command, armed_at)
-        while (other := self._starting.get(state.run_id)) is not None:
-            await asyncio.wait([other])
-        started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._starting[state.run_id] = started
-        try:
-            if not self.holder.start_run(state, command, armed_at):
-                return False
-            return await started
-        finally:
-            self._starting.pop(state.run_id, None)
-
     def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
         self.feed.hint(urgent=False)
-        if (started := self._starting.pop(run, None)) is not None and not started.done():
-            started.set_result(any(isinstance(event, e.RunStarted) for event in events))
 
     def _refused(self, run: UUID, error: LogError) -> None:
         if isinstance(error, FenceLost):
             self._fenced.set()
-        if (started := self._starting.pop(run, None)) is None or started.done():
-            return
-        if isinstance(error, Conflict):
-            started.set_result(False)
-        else:
-            started.set_exception(error)
 
-    async def _resume(self, run: UUID) -> None:
-        try:
-            await self.holder.resume(run)
-        except LogError:
-            raise
-        except Exception:
-            # One run that cannot be read shall not keep the others from going on.
-            log.exception("a run cannot be resumed", run=str(run))
-
-    async def _hand(self, letter: Letter) -> None:
-        try:
-            if letter.kind == "started":
-                await self._resume(letter.run)
-                self.inbox.discard([letter.id])
-                self.timers.look()
-            elif letter.kind in COMMANDS:
-                await self._command(letter)
-            else:
-                command = await self.inbox.command(letter, self.now())
-                (await self.holder.get(letter.run)).tell(command, letter.id)
-        except LogError:
-            raise
-        except VaultError as error:
-            log.error("an inbox row waits for a key", run=str(letter.run), row=letter.id, reason=str(error))
-            self.inbox.postpone(letter)
-        except Exception:
-            # One row that cannot be read shall not hold up the others.
-            log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)
-
-    async def _command(self, letter: Letter) -> None:
-        # Asked before the run is looked for: it may be started in between.
-        is_to_come = await self.inbox.is_to_come(letter.run)
-        try:
-            run = await self.holder.get(letter.run)
-        except UnknownRun:
-            if is_to_come:
-                self.inbox.postpone(letter)
-            else:
-                log.warning("a command is for a run that does not exist", run=str(letter.run), command=letter.kind)
-                self.inbox.discard([letter.id])
-            return
-        run.tell(await self.inbox.command(letter, self.now()), letter.id)
+    def _stopping(self, run: UUID, away: Sequence[tuple[str, int]]) -> None:
+        self._background.spawn(self.reaching.cancel_away(run, away, CANCEL_GRACE + _ON_THE_WAY))
 
     async def _renew(self) -> None:
-        self._taken |= await self.leases.renew()
-        if self._taken:
-            self._taken_over.set()
-        elif self.leases.surplus > 0 and not self._reaching.locked():
-            await self.leases.give(self.holder.let_go(self.leases.shards, self.leases.surplus))
+        reaching = self.reaching
+        reaching.taken |= await self.leases.renew()
+        if reaching.taken:
+            reaching.has_taken.set()
+        elif self.leases.surplus > 0:
+            await self._hand_over.give(self.holder.quietest(self.leases.shards, self.leases.surplus))
 
     async def _until_fenced(self) -> None:
         await self._fenced.wait()
@@ -352,16 +243,6 @@ class Tenure:
 
     async def _close(self) -> None:
         await self._background.close()
-        for started in self._starting.values():
-            if not started.done():
-                started.set_exception(LogUnavailable("the node stopped before the run was known to be recorded"))
+        self.starts.close()
         for session in (self._session, self._router_session, self._lease_session, self._snapshot_session):
             await session.close()
-
-
-def _concerns(state: RunState, command: c.RunCommand) -> bool:
-    """Whether anything follows from ``command``. What cannot be decided does: its run fails of it."""
-    try:
-        return bool(advance(state, command)[0])
-    except Exception:
-        return True

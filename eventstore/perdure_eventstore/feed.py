@@ -38,8 +38,8 @@ class Feed:
     def __init__(self, engine: AsyncEngine, schema: str = "perdure", interval: float = 1.0) -> None:
         self.mark = -1
         """-1 until it was looked at for the first time."""
-        self.listeners: list[Callable[[], None]] = []
-        """Told when another process announced something, or may have."""
+        self.listeners: list[Callable[[str], None]] = []
+        """Told when another process announced something, or may have, and what: no text says nothing."""
         self._engine = engine
         self._session = Session(engine)
         self._schema = schema
@@ -86,10 +86,10 @@ class Feed:
             group.create_task(self._look())
             group.create_task(listen(self._engine, self._schema, self._heard))
 
-    def _heard(self) -> None:
+    def _heard(self, text: str) -> None:
         self.hint()
         for told in self.listeners:
-            told()
+            told(text)
 
     async def _look(self) -> None:
         try:

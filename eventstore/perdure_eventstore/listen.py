@@ -14,17 +14,20 @@ from perdure_eventstore.session import Session
 log = structlog.get_logger(__name__)
 
 
-async def listen(engine: AsyncEngine, channel: str, hinted: Callable[[], None]) -> None:
-    """Call ``hinted`` at every notification, for ever; cancel to end. After a lost connection it is called as well."""
+async def listen(engine: AsyncEngine, channel: str, hinted: Callable[[str], None]) -> None:
+    """Call ``hinted`` with the text of every notification, for ever; cancel to end.
+
+    After a lost connection it is called as well, with no text.
+    """
     session = Session(engine)
     try:
         while True:
             try:
                 connection = await session.connection()
                 await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-                hinted()
-                async for _ in connection.notifies():
-                    hinted()
+                hinted("")
+                async for notice in connection.notifies():
+                    hinted(notice.payload)
             except (psycopg.Error, LogError) as error:
                 reason = domain_error(error) if isinstance(error, psycopg.Error) else error
                 log.info("hints stopped coming, polling meanwhile", error=str(reason))

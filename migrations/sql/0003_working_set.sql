@@ -3,6 +3,9 @@
 alter table perdure.nodes add column concurrency integer not null default 0;
 comment on column perdure.nodes.concurrency is 'How many attempts it executes at once.';
 
+alter table perdure.nodes add column at_most_once text[] not null default '{}';
+comment on column perdure.nodes.at_most_once is 'Those of its task types that it delivers at most once.';
+
 alter table perdure.open_runs add column paused boolean not null default false;
 
 alter table perdure.timers add column held boolean not null default false;
@@ -20,13 +23,17 @@ create table perdure.assignments (
     shard smallint not null,
     node uuid not null,
     token bigint not null,
+    digest text not null,
     scheduled integer,
+    failures integer not null,
     cancelled boolean not null default false,
     primary key (run, task_id)
 );
 comment on table perdure.assignments is 'Attempts that a node executes for the owner of their run.';
 comment on column perdure.assignments.token is 'The fencing token of the attempt.';
+comment on column perdure.assignments.digest is 'The definition of the run.';
 comment on column perdure.assignments.scheduled is 'The version of the event that has its inputs, where it is known.';
+comment on column perdure.assignments.failures is 'Of the task before this attempt.';
 comment on column perdure.assignments.cancelled is 'The owner wants it ended.';
 create index assignments_node on perdure.assignments (node);
 create index assignments_shard on perdure.assignments (shard);
@@ -43,7 +50,7 @@ declare
 begin
     select * into work from json_to_record(companion) as w(
         definitions json, retired json, closed json, opened json, paused json, timers json, cleared json, waits json,
-        disarmed json, inbox json, consumed json, assigned json, unassigned json, schedules json);
+        disarmed json, inbox json, consumed json, assigned json, schedules json);
 
     if coalesce(work.definitions, work.retired, work.opened, work.waits) is not null then
         -- Of each append, the position of its first event: those that lost drew none.
@@ -124,18 +131,15 @@ begin
         where r.a <> all (losers) and i.id = r.id;
     end if;
     if work.assigned is not null then
-        insert into perdure.assignments (run, task_id, attempt, shard, node, token, scheduled)
-        select r.run, r.task_id, r.attempt, r.shard, r.node, r.token, r.scheduled
+        insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, scheduled, failures)
+        select r.run, r.task_id, r.attempt, r.shard, r.node, r.token, r.digest, r.scheduled, r.failures
         from json_to_recordset(work.assigned) r(a integer, run uuid, task_id text, attempt integer, shard smallint,
-                                                node uuid, token bigint, scheduled integer)
+                                                node uuid, token bigint, digest text, scheduled integer,
+                                                failures integer)
         where r.a <> all (losers)
         on conflict (run, task_id) do update set attempt = excluded.attempt, node = excluded.node,
-            token = excluded.token, scheduled = excluded.scheduled, cancelled = false;
-    end if;
-    if work.unassigned is not null then
-        delete from perdure.assignments m
-        using json_to_recordset(work.unassigned) r(a integer, run uuid, task_id text)
-        where r.a <> all (losers) and m.run = r.run and m.task_id = r.task_id;
+            token = excluded.token, digest = excluded.digest, scheduled = excluded.scheduled,
+            failures = excluded.failures, cancelled = false;
     end if;
     if work.schedules is not null then
         perform perdure.write_schedules(work.schedules, losers);

@@ -19,7 +19,7 @@ def announced() -> Append:
 async def test_a_notification_that_nobody_heard_costs_the_time_of_a_poll(server: PostgresServer) -> None:
     async with opened(server.url) as engine, running(engine) as appender, anyio.create_task_group() as group:
         feed, heard, polled = Feed(engine, interval=0.2), list[None](), 0
-        feed.listeners.append(lambda: heard.append(None))
+        feed.listeners.append(lambda _: heard.append(None))
         group.start_soon(feed.run)
         with superuser(server.url) as killer:
 

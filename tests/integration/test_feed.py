@@ -38,13 +38,17 @@ async def at_work(engine: AsyncEngine, interval: float) -> AsyncIterator[Feed]:
     feed = Feed(engine, interval=interval)
     async with anyio.create_task_group() as group:
         heard = asyncio.Event()
-        feed.listeners.append(heard.set)
+
+        def hear(_: str) -> None:
+            heard.set()
+
+        feed.listeners.append(hear)
         group.start_soon(feed.run)
         # Listening, it hints to itself once; after that it is quiet.
         await heard.wait()
         await feed.beyond(-1)
         await asyncio.sleep(0.1)
-        feed.listeners.remove(heard.set)
+        feed.listeners.remove(hear)
         yield feed
         group.cancel_scope.cancel()
 
@@ -66,7 +70,7 @@ async def test_a_hint_makes_it_look(engine: AsyncEngine, appender: Appender, urg
 async def test_an_announced_append_is_a_hint_to_every_process(engine: AsyncEngine, appender: Appender) -> None:
     async with at_work(engine, NEVER) as feed, at_work(engine, NEVER) as other:
         told: list[None] = []
-        feed.listeners.append(lambda: told.append(None))
+        feed.listeners.append(lambda _: told.append(None))
         position = await position_of_a_new_event(appender, announce=True)
         with anyio.fail_after(2):
             assert await feed.beyond(position - 1) == position

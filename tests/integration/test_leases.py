@@ -12,6 +12,7 @@ from logs import event, new_stream, opened, running
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine.leases import Leases
+from perdure_engine.task_types import TaskTypes
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.append import Append, Batch, send
 from perdure_eventstore.clock import Clock
@@ -45,7 +46,7 @@ class Cluster:
         node = uuid4()
         self.sessions[node] = session = HookedSession(self.engine)
         self._stack.push_async_callback(session.close)
-        leases = Leases(session, node, ["work"], "perdure", seconds)
+        leases = Leases(session, node, TaskTypes(), 10, "perdure", seconds)
         await leases.join()
         return node, leases
 

@@ -100,7 +100,7 @@ async def test_a_run_whose_start_is_repeated_while_it_is_taken_over_goes_on(
         tenure = heir.client.node.tenure if heir.client.node else None
         assert tenure is not None
         start = StartRun(at=tenure.now(), input=Json.of(None))
-        repeated.append(asyncio.create_task(tenure.start_run(new_run(known.state.definition, run_id), start)))
+        repeated.append(asyncio.create_task(tenure.starts.start_run(new_run(known.state.definition, run_id), start)))
         await until(lambda: tenure.holder.knows(run_id))
         return known
 

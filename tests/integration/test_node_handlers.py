@@ -186,7 +186,7 @@ async def test_a_run_ends_at_its_deadline_with_whatever_is_under_way(database_ur
                 await run.result(timeout=10)
         assert app.client.node is not None
         assert app.client.node.tenure is not None
-        assert app.client.node.tenure.holder.slots.free == 2
+        assert app.client.node.tenure.holder.placement.slots.free == 2
     assert_kept(database_url)
 
 

@@ -37,7 +37,7 @@ async def test_thousands_of_queued_tasks_of_a_run_that_stops_give_their_slots_ba
             await (await app.start("wide")).result(timeout=30)
         tenure = app.client.node.tenure if app.client.node else None
         assert tenure is not None
-        assert (tenure.holder.slots.free, tenure.holder.slots.waiting) == (10, 0)
+        assert (tenure.holder.placement.slots.free, tenure.holder.placement.slots.waiting) == (10, 0)
         assert len(tenure.attempts) == 0
 
 

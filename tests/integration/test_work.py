@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine.leases import Leases
+from perdure_engine.task_types import TaskTypes
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.append import Append, Appended, Batch, send
 from perdure_eventstore.clock import Clock
@@ -123,7 +124,7 @@ async def test_rows_beside_a_thousand_appends_cost_little(connection: AsyncConne
 @asynccontextmanager
 async def leasing(engine: AsyncEngine, node: UUID, seconds: float) -> AsyncIterator[Leases]:
     session = Session(engine)
-    leases = Leases(session, node, [], "perdure", seconds)
+    leases = Leases(session, node, TaskTypes(), 10, "perdure", seconds)
     await leases.join()
     await leases.renew()
     try:
@@ -158,7 +159,7 @@ async def test_a_node_renews_its_leases_beside_its_append_in_flight_and_its_heir
 async def leasing_later(engine: AsyncEngine, node: UUID) -> AsyncIterator[asyncio.Future[frozenset[int]]]:
     """A node that takes over what it can, however long that takes."""
     session = Session(engine)
-    leases = Leases(session, node, [], "perdure", 10.0)
+    leases = Leases(session, node, TaskTypes(), 10, "perdure", 10.0)
     await leases.join()
     taking = asyncio.ensure_future(leases.renew())
     try:
@@ -174,7 +175,7 @@ async def test_an_append_that_waited_for_its_nodes_heir_is_refused(
     node, heir = uuid4(), uuid4()
     async with leasing(engine, node, 0.05):
         await asyncio.sleep(0.1)
-        fence = Leases(Session(engine), heir, [], "perdure", 10.0)._fence
+        fence = Leases(Session(engine), heir, TaskTypes(), 10, "perdure", 10.0)._fence
         with psycopg.connect(database_url) as taking:
             assert taking.execute(fence.encode(), (heir,)).fetchall() == [(node,)]
             late = asyncio.ensure_future(

@@ -119,17 +119,7 @@ class StopRun(Command, frozen=True, kw_only=True):
     reason: str
 
 
-RunCommand = (
-    StartRun
-    | ReceiveEvent
-    | BeginAttempt
-    | CompleteAttempt
-    | FailAttempt
-    | TimeOutAttempt
-    | InterruptAttempt
-    | CancelAttempt
-    | FireTimer
-    | PauseRun
-    | ResumeRun
-    | StopRun
-)
+AttemptEnd = CompleteAttempt | FailAttempt | TimeOutAttempt | InterruptAttempt | CancelAttempt
+"""What may come of an attempt."""
+
+RunCommand = StartRun | ReceiveEvent | BeginAttempt | AttemptEnd | FireTimer | PauseRun | ResumeRun | StopRun

@@ -1,0 +1,196 @@
+"""Attempts that this node executes for the owners of runs held elsewhere (see ``dispatch``)."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+import structlog
+from psycopg import AsyncConnection as RawConnection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure_engine.attempt import Attempt, Order
+from perdure_engine.attempts import Attempts
+from perdure_engine.exactly_once import AttemptSuperseded
+from perdure_engine.placement import Placement
+from perdure_engine.registry import Registry
+from perdure_engine.results import Result, write_result
+from perdure_engine.run.codec import decode
+from perdure_engine.run.commands import AttemptEnd, InterruptAttempt
+from perdure_engine.run.events import TaskDelayed, TaskScheduled
+from perdure_eventstore.door import NULL, Json
+from perdure_eventstore.errors import FenceLost
+from perdure_eventstore.read import Reader
+from perdure_eventstore.session import Session
+
+if TYPE_CHECKING:
+    from perdure_eventstore.vault.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+Key = tuple[UUID, str]
+"""A run and a task of it."""
+
+
+class _Row(NamedTuple):
+    run: UUID
+    task_id: str
+    attempt: int
+    token: int
+    digest: str
+    scheduled: int | None
+    failures: int
+    cancelled: bool
+
+
+class Assignments:
+    """Implements ``attempt.Home``. A row stays until the result that takes its place is in the inbox."""
+
+    def __init__(
+        self,
+        session: Session,
+        registry: Registry,
+        attempts: Attempts,
+        placement: Placement,
+        fence: tuple[UUID, int],
+        now: Callable[[], datetime],
+        schema: str,
+        fenced: Callable[[], None],
+        vault: "Vault | None" = None,
+    ) -> None:
+        """``fence`` is this node and its epoch; ``fenced`` is called when it no longer holds."""
+        self._session, self._registry, self._attempts, self._placement = session, registry, attempts, placement
+        self._reader, self._vault = Reader(session, schema, vault), vault
+        self._fence, self._now, self._fenced = fence, now, fenced
+        self._mine: dict[Key, int] = {}
+        """What was taken up, with its attempt."""
+        self._results: list[tuple[Key, int, AttemptEnd]] = []
+        self.has_results = asyncio.Event()
+        rows, events = f'"{schema}".assignments', f'"{schema}".events'
+        self._select = f"""select run, task_id, attempt, token, digest, scheduled, failures, cancelled
+            from {rows} where node = %s"""
+        self._find = f"""select min(version) from {events} where stream = %s
+            and type in ('TaskScheduled', 'TaskDelayed') and data ->> 'task_id' = %s"""
+        self._tell = f"""with fence as materialized (
+                select node from "{schema}".nodes where node = %s and epoch = %s for key share
+            ), ended as (
+                delete from {rows} a using fence, unnest(%s::uuid[], %s::text[], %s::integer[], %s::text[], %s::bytea[])
+                    r(run, task_id, attempt, detail, payload)
+                where a.run = r.run and a.task_id = r.task_id and a.attempt = r.attempt and a.node = fence.node
+                returning a.run, a.shard, r.detail, r.payload
+            ), told as (
+                insert into "{schema}".inbox (run, shard, kind, detail, payload)
+                select run, shard, 'attempt', detail::json, payload from ended
+            )
+            select (select count(*) from fence), (select count(*) from ended), pg_notify('{schema}', '')"""
+
+    async def take_up(self) -> None:
+        """Execute what is assigned to this node, and end what is taken back or cancelled."""
+        rows = [_Row(*row) for row in await self._session.fetch(self._select, (self._fence[0],))]
+        there = {(row.run, row.task_id): row for row in rows}
+        for key, attempt in list(self._mine.items()):
+            if key not in there or there[key].attempt != attempt or there[key].cancelled:
+                self._attempts.cancel(*key)
+        for key, row in there.items():
+            if self._mine.get(key) != row.attempt and not self._attempts.is_under_way(*key):
+                self._mine[key] = row.attempt
+                await self._take(key, row)
+
+    def adopt(self, attempts: Collection[Attempt]) -> None:
+        """Their runs are another node's now: what comes of them is told to it."""
+        for attempt in attempts:
+            self._mine[attempt.order.run_id, attempt.order.spec.task_id] = attempt.order.attempt
+            attempt.home = self
+
+    def report(self, run: UUID, command: AttemptEnd) -> None:
+        """Tell the owner of ``run`` what came of an attempt, with the next ``flush``."""
+        self._results.append(((run, command.task_id), command.attempt, command))
+        self.has_results.set()
+
+    async def flush(self) -> None:
+        """Tell the owners what came of their attempts."""
+        while self._results:
+            results = self._results[:500]
+            sealed = [await self._seal(key[0], write_result(command)) for key, _, command in results]
+            parameters = (
+                [key[0] for key, _, _ in results], [key[1] for key, _, _ in results],
+                [attempt for _, attempt, _ in results], [result.detail.decode() for result in sealed],
+                [result.payload for result in sealed],
+            )  # fmt: skip
+            rows = await self._session.fetch(self._tell, (*self._fence, *parameters))
+            del self._results[: len(results)]
+            for key, attempt, _ in results:
+                self._forget(key, attempt)
+            self._check(rows[0][0])
+
+    # What an attempt needs of its home.
+
+    def ended(self, attempt: Attempt, command: AttemptEnd | None) -> None:
+        order = attempt.order
+        try:
+            self._placement.free(order.spec.type)
+        finally:
+            if command is None:
+                self._forget((order.run_id, order.spec.task_id), order.attempt)
+            else:
+                self.report(order.run_id, command)
+
+    async def keep(self, attempt: Attempt, output: Json, connection: AsyncConnection) -> None:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(raw, RawConnection)
+        order = attempt.order
+        result = await self._seal(order.run_id, write_result(attempt.completed(self._now(), output)))
+        parameters = [order.run_id], [order.spec.task_id], [order.attempt], [result.detail.decode()], [result.payload]
+        row = await (await raw.execute(self._tell.encode(), (*self._fence, *parameters))).fetchone()
+        assert row is not None
+        self._check(row[0])
+        if row[1] == 0:
+            raise AttemptSuperseded
+        await connection.commit()
+
+    def fenced(self, error: FenceLost) -> None:
+        log.warning("this node was taken for dead", reason=str(error))
+        self._fenced()
+
+    # What follows is its own.
+
+    async def _take(self, key: Key, row: _Row) -> None:
+        try:
+            definition = await self._registry.definition(row.digest)
+            spec = definition.tasks[row.task_id]
+            inputs = await self._inputs(row)
+        except (LookupError, ValueError) as error:
+            log.error(
+                "an attempt that was assigned cannot be read", run=str(row.run), task=row.task_id, error=str(error)
+            )
+            self.report(row.run, InterruptAttempt(at=self._now(), task_id=row.task_id, attempt=row.attempt))
+            return
+        order = Order(row.run, definition.workflow_id, spec, row.attempt, inputs, row.failures, row.token)
+        if self._placement.slots.take(spec.type, spec.priority, None, partial(self._attempts.start, order, self)):
+            self._attempts.start(order, self)
+
+    async def _inputs(self, row: _Row) -> Json:
+        version = row.scheduled
+        if version is None:
+            version = (await self._session.fetch(self._find, (row.run, row.task_id)))[0][0]
+        async for recorded in self._reader.stream(row.run, after=version - 1, batch=1):
+            event = decode(recorded)
+            assert isinstance(event, TaskScheduled | TaskDelayed)
+            return event.inputs or NULL
+        raise LookupError(f"run {row.run} has no version {version}")
+
+    async def _seal(self, run: UUID, result: Result) -> Result:
+        if self._vault is None or result.payload is None:
+            return result
+        return result._replace(payload=await self._vault.seal_state(run, result.payload))
+
+    def _check(self, fences: int) -> None:
+        if fences == 0:
+            self._fenced()
+            raise FenceLost(f"node {self._fence[0]} was fenced off")
+
+    def _forget(self, key: Key, attempt: int) -> None:
+        if self._mine.get(key) == attempt:
+            del self._mine[key]

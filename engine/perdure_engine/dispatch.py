@@ -1,0 +1,185 @@
+"""Attempts that other nodes execute for the runs of this one: who can, who does, and what becomes of them.
+
+A task goes to its run's owner if that has its type. Else the owner records its start on a live node that has, with a
+row in ``assignments``; that node executes it and leaves what came of it in the run's inbox, in the transaction that
+deletes the row. Whoever deletes the row first has decided: an owner that takes an attempt back finds either the row or
+the result.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+
+from perdure_engine.held_run import HeldRun
+from perdure_engine.run.commands import BeginAttempt
+from perdure_eventstore.session import Session
+
+log = structlog.get_logger(__name__)
+
+_FRESH = 1.0
+"""Seconds for which what is known of the other nodes counts."""
+
+
+class Away(NamedTuple):
+    """An attempt that another node executes."""
+
+    node: UUID
+    attempt: int
+
+
+class _Peer:
+    """Another live node."""
+
+    def __init__(self, types: Sequence[str], at_most_once: Sequence[str], room: int) -> None:
+        self.types, self.at_most_once, self.room = frozenset(types), frozenset(at_most_once), room
+
+
+class Choice(NamedTuple):
+    """The node that is to execute a task, and how it delivers tasks of its type."""
+
+    node: UUID
+    at_most_once: bool
+
+
+class Dispatch:
+    """The owner's side. Every wait is in memory: who takes over finds the tasks scheduled, and the rows."""
+
+    def __init__(
+        self,
+        session: Session,
+        node: UUID,
+        schema: str,
+        wake: Callable[[], None],
+    ) -> None:
+        """``wake`` is called when it is worth a ``look``."""
+        self._session, self._node, self._wake = session, node, wake
+        self.begin: Callable[[HeldRun, str, Choice], None]
+        """Called for who waited, with a node."""
+        self.away: dict[tuple[UUID, str], Away] = {}
+        self._peers: dict[UUID, _Peer] = {}
+        self._looked = -_FRESH
+        self._waiting: dict[str, deque[tuple[HeldRun, str]]] = {}
+        self._warned: set[str] = set()
+        nodes, rows = f'"{schema}".nodes', f'"{schema}".assignments'
+        self._look = f"""select n.node, n.task_types, n.at_most_once,
+                n.concurrency - (select count(*) from {rows} a where a.node = n.node)::integer
+            from {nodes} n where n.node <> %s and n.alive_until > clock_timestamp()"""
+        self._rows = f"select run, task_id, node, attempt from {rows} where shard = any(%s)"
+        # For update first: it waits for what the dead node still commits.
+        self._fence = f"""with dead as (select node from {nodes} where node = any(%s)
+                and alive_until < clock_timestamp() order by node for update)
+            update {nodes} n set epoch = n.epoch + 1 from dead where n.node = dead.node"""
+        self._there = f"select node from {nodes} where node = any(%s) and alive_until > clock_timestamp()"
+        self._revoke = f"""delete from {rows} where run = %s and task_id = %s and attempt = %s returning node"""
+        self._revoke_lost = f"""delete from {rows} where node = any(%s) and shard = any(%s)
+            returning run, task_id, attempt"""
+        self._cancel = f"""with told as (update {rows} set cancelled = true where run = %s returning node)
+            select pg_notify('{schema}', '') from told limit 1"""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether somebody waits for a node, or a node for whom there is something to do may be lost."""
+        return bool(self._waiting or self.away)
+
+    def take(self, run: HeldRun, task_id: str, type_: str) -> Choice | None:
+        """A node with room for a task of this type; or queue, and it begins when there is one."""
+        is_fresh = asyncio.get_running_loop().time() < self._looked + _FRESH
+        if is_fresh and type_ not in self._waiting and (choice := self._choose(type_)) is not None:
+            return choice
+        self._waiting.setdefault(type_, deque()).append((run, task_id))
+        self._wake()
+        return None
+
+    def give_back(self, begun: Iterable[BeginAttempt]) -> None:
+        """These do not begin."""
+        for begin in begun:
+            self._has_room(begin.node)
+
+    def sent(self, run: UUID, task_id: str, away: Away) -> None:
+        """The attempt is on the disk as another node's."""
+        self.away[run, task_id] = away
+
+    def ended(self, run: UUID, task_id: str, attempt: int) -> None:
+        """What came of it is known."""
+        away = self.away.get((run, task_id))
+        if away is not None and away.attempt == attempt:
+            del self.away[run, task_id]
+            self._has_room(away.node)
+            self._pump()
+
+    def away_of(self, run: UUID) -> list[tuple[str, int]]:
+        """The tasks of ``run`` that other nodes execute, each with its attempt."""
+        return [(task_id, away.attempt) for (each, task_id), away in self.away.items() if each == run]
+
+    def forget(self, whether: Callable[[UUID], bool]) -> None:
+        """Forget the runs of which ``whether`` is true: they are another node's."""
+        self.away = {key: away for key, away in self.away.items() if not whether(key[0])}
+        for type_, waiting in list(self._waiting.items()):
+            self._waiting[type_] = deque(each for each in waiting if not whether(each[0].run_id))
+
+    def not_needed(self, types: Iterable[str]) -> list[tuple[HeldRun, str]]:
+        """Who waited for other nodes with one of ``types``, which this node has itself now."""
+        return [each for type_ in types for each in self._waiting.pop(type_, ())]
+
+    async def adopt(self, shards: Sequence[int]) -> None:
+        """Learn what is under way elsewhere of shards that were taken over."""
+        for run, task_id, node, attempt in await self._session.fetch(self._rows, (list(shards),)):
+            self.away[run, task_id] = Away(node, attempt)
+
+    async def look(self) -> None:
+        """Learn which nodes live and have room, and begin what waited for one."""
+        rows = await self._session.fetch(self._look, (self._node,))
+        self._looked = asyncio.get_running_loop().time()
+        self._peers = {node: _Peer(types, once, room) for node, types, once, room in rows}
+        self._pump()
+        for type_ in self._waiting.keys() - self._warned:
+            if not any(type_ in peer.types for peer in self._peers.values()):
+                self._warned.add(type_)
+                log.warning("no live node has a handler for a task that is scheduled", type=type_)
+
+    async def lost(self) -> set[UUID]:
+        """The nodes that died with something to execute for this one; from now on they can record nothing."""
+        nodes = {away.node for away in self.away.values()}
+        if not nodes:
+            return set()
+        live = {row[0] for row in await self._session.fetch(self._there, (list(nodes),))}
+        if dead := nodes - live:
+            await self._session.fetch(self._fence, (list(dead),))
+        return dead
+
+    async def revoke_lost(self, nodes: Iterable[UUID], shards: Iterable[int]) -> list[tuple[UUID, str, int]]:
+        """Take back what fenced nodes have not ended: the run, the task and the attempt of each."""
+        rows = await self._session.fetch(self._revoke_lost, (list(nodes), list(shards)))
+        return [(run, task_id, attempt) for run, task_id, attempt in rows]
+
+    async def cancel_run(self, run: UUID) -> None:
+        """Ask for the end of whatever other nodes execute of ``run``."""
+        await self._session.fetch(self._cancel, (run,))
+
+    async def revoke(self, run: UUID, task_id: str, attempt: int) -> bool:
+        """Take an attempt back; False if its result is there, or was taken in."""
+        return bool(await self._session.fetch(self._revoke, (run, task_id, attempt)))
+
+    def _choose(self, type_: str) -> Choice | None:
+        able = [(peer.room, node) for node, peer in self._peers.items() if type_ in peer.types and peer.room > 0]
+        if not able:
+            return None
+        node = max(able)[1]
+        self._peers[node].room -= 1
+        return Choice(node, type_ in self._peers[node].at_most_once)
+
+    def _has_room(self, node: UUID) -> None:
+        if (peer := self._peers.get(node)) is not None:
+            peer.room += 1
+
+    def _pump(self) -> None:
+        for type_ in list(self._waiting):
+            waiting = self._waiting[type_]
+            while waiting and (choice := self._choose(type_)) is not None:
+                self.begin(*waiting.popleft(), choice)
+            if not waiting:
+                self._waiting.pop(type_, None)

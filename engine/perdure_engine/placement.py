@@ -1,0 +1,138 @@
+"""Where scheduled tasks begin: in a slot of this node, or on another node that has their type."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from perdure_engine.dispatch import Choice, Dispatch
+from perdure_engine.held_run import HeldRun
+from perdure_engine.identity import shard_of
+from perdure_engine.leases import Leases
+from perdure_engine.run import events as e
+from perdure_engine.run.commands import BeginAttempt
+from perdure_engine.slots import Slots
+from perdure_engine.task_types import TaskTypes
+
+
+class Placement:
+    """Implements ``owner.Placement``."""
+
+    def __init__(
+        self,
+        node: UUID,
+        now: Callable[[], datetime],
+        slots: Slots,
+        dispatch: Dispatch,
+        types: TaskTypes,
+        leases: Leases,
+    ) -> None:
+        self.slots, self.dispatch = slots, dispatch
+        self._node, self._now, self._types, self._leases = node, now, types, leases
+        self._closed = self._pumping = False
+        dispatch.begin = self._begin_away
+        self._restrict()
+
+    def close(self) -> None:
+        """Begin no more attempts."""
+        self._closed = True
+
+    def take(self, run: HeldRun, task_id: str) -> BeginAttempt | None:
+        """Take a slot for a scheduled task, or have it begin when there is one."""
+        if self._closed:
+            return None
+        spec = run.state.definition.tasks[task_id]
+        if spec.type not in self._types:
+            choice = self.dispatch.take(run, task_id, spec.type)
+            return None if choice is None else self._away(task_id, choice)
+        if not self.slots.take(spec.type, spec.priority, run.run_id, partial(self._begin, run, task_id)):
+            return None
+        return self._here(run, task_id)
+
+    def give_back(self, run: HeldRun, begun: Sequence[BeginAttempt]) -> None:
+        """Return the slots of attempts that do not begin."""
+        if not begun:
+            return
+        tasks = run.state.definition.tasks
+        for begin in begun:
+            if begin.node == self._node:
+                self.slots.give_back(tasks[begin.task_id].type)
+        self.dispatch.give_back(begin for begin in begun if begin.node != self._node)
+        self.pump()
+
+    def forget(self, whether: Callable[[UUID], bool]) -> None:
+        """The runs of which ``whether`` is true are another node's."""
+        self.slots.forget(whether)
+        self.dispatch.forget(whether)
+
+    def free(self, type_: str) -> None:
+        """An attempt of this type ended here."""
+        self.slots.give_back(type_)
+        self.pump()
+
+    def assigned(self, run: HeldRun, events: Sequence[e.RunEvent]) -> list[dict[str, Any]]:
+        """The rows of attempts in ``events`` that other nodes are to execute."""
+        return [
+            self.assignment(run, event.task_id, event.attempt, event.node, _scheduled_at(run, events, event.task_id))
+            for event in events
+            if isinstance(event, e.TaskStarted) and event.node != self._node
+        ]
+
+    def assignment(
+        self, run: HeldRun, task_id: str, attempt: int, node: UUID, scheduled: int | None = None
+    ) -> dict[str, Any]:
+        """A row: ``node`` executes an attempt for the owner of the run."""
+        return {
+            "run": run.run_id, "task_id": task_id, "attempt": attempt, "shard": shard_of(run.run_id), "node": node,
+            "token": self._leases.fencing_token(run.run_id), "digest": run.state.definition.digest,
+            "scheduled": scheduled, "failures": run.state.task(task_id).failures,
+        }  # fmt: skip
+
+    def types_changed(self) -> None:
+        """A task type was added: whatever waited for another node may begin here."""
+        self._restrict()
+        for run, task_id in self.dispatch.not_needed(self._types.names()):
+            if (begin := self.take(run, task_id)) is not None:
+                run.tell(begin)
+
+    def _begin_away(self, run: HeldRun, task_id: str, choice: Choice) -> None:
+        """Another node has room for a task that waited for one."""
+        run.tell(self._away(task_id, choice))
+
+    def pump(self) -> None:
+        """Begin what waits, where slots are free."""
+        # A task that cannot begin any more gives its slot back at once: that is this loop's next round, not a
+        # deeper call.
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (place := self.slots.next()) is not None:
+                place.begin()
+        finally:
+            self._pumping = False
+
+    def _begin(self, run: HeldRun, task_id: str) -> None:
+        run.tell(self._here(run, task_id))
+
+    def _here(self, run: HeldRun, task_id: str) -> BeginAttempt:
+        spec = run.state.definition.tasks[task_id]
+        delivery = spec.delivery or (self._types.get(spec.type).delivery if spec.type in self._types else None)
+        once = delivery == "at_most_once"
+        return BeginAttempt(at=self._now(), task_id=task_id, node=self._node, at_most_once=once)
+
+    def _away(self, task_id: str, choice: Choice) -> BeginAttempt:
+        return BeginAttempt(at=self._now(), task_id=task_id, node=choice.node, at_most_once=choice.at_most_once)
+
+    def _restrict(self) -> None:
+        for name, type_ in self._types.items():
+            self.slots.restrict(name, type_.limit)
+
+
+def _scheduled_at(run: HeldRun, events: Sequence[e.RunEvent], task_id: str) -> int | None:
+    """The version of the event with the task's inputs, if it is among those that are appended now."""
+    for version, event in enumerate(events, run.head.version + 1):
+        if isinstance(event, e.TaskScheduled | e.TaskDelayed) and event.task_id == task_id and event.inputs is not None:
+            return version
+    return None

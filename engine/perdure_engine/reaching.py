@@ -1,0 +1,202 @@
+"""What reaches the runs of a node from outside: inbox rows, timers, shards taken over, results of other nodes."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from perdure_engine.dispatch import Dispatch
+from perdure_engine.history import UnknownRun
+from perdure_engine.holder import Holder
+from perdure_engine.identity import shard_of
+from perdure_engine.inbox import COMMANDS, Inbox, Letter
+from perdure_engine.leases import Leases
+from perdure_engine.run import advance
+from perdure_engine.run import commands as c
+from perdure_engine.run.state import RunState
+from perdure_engine.timers import Timer, Timers
+from perdure_eventstore.appender import Appender
+from perdure_eventstore.errors import LogError
+from perdure_eventstore.session import Session
+from perdure_eventstore.vault.errors import VaultError
+
+log = structlog.get_logger(__name__)
+
+
+class Reaching:
+    """Looks up the runs that something reached, and tells them."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        inbox: Inbox,
+        timers: Timers,
+        leases: Leases,
+        dispatch: Dispatch,
+        appender: Appender,
+        session: Session,
+        schema: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._holder, self._inbox, self._timers, self._leases = holder, inbox, timers, leases
+        self._dispatch, self._appender, self._session, self._now = dispatch, appender, session, now
+        self.letters = asyncio.Event()
+        """Set: there may be inbox rows."""
+        self.taken: set[int] = set()
+        """Shards that are leased, and whose runs are not resumed yet."""
+        self.has_taken = asyncio.Event()
+        self.lock = asyncio.Lock()
+        """Held while runs are looked up for what reached them, so that no shard is given away under them."""
+        self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
+
+    async def take_over(self) -> None:
+        """Resume every open run of newly leased shards. Apart from the renewal, which must not wait for it."""
+        while self.taken:
+            shards = frozenset(self.taken)
+            await self._dispatch.adopt(sorted(shards))
+            rows = await self._session.fetch(self._open, (sorted(shards),))
+            if rows:
+                log.info("resuming open runs", runs=len(rows), shards=len(shards))
+            for (run,) in rows:
+                await self._resume(run)
+            self.taken -= shards
+            self.letters.set()
+            self._timers.look()
+
+    async def scan(self) -> None:
+        """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
+        async with self.lock:
+            for (run,) in await self._session.fetch(self._open, (sorted(self._leases.shards),)):
+                if not self._holder.knows(run):
+                    await self._resume(run)
+
+    async def read_inbox(self) -> None:
+        """Hand what came from outside to its runs."""
+        self._inbox.take_up()
+        while True:
+            async with self.lock:
+                letters = await self._inbox.read(sorted(self._leases.shards))
+                handed = 0
+                try:
+                    for letter in letters:
+                        await self._hand(letter)
+                        handed += 1
+                finally:
+                    self._inbox.forget([letter.id for letter in letters[handed:]])
+            if not letters:
+                return
+            await self._appender.drain()
+
+    async def fire_timers(self) -> None:
+        """Tell every run whose timer is due."""
+        while True:
+            async with self.lock:
+                at = self._now()
+                timers = await self._timers.due(sorted(self._leases.shards), at)
+                for timer in timers:
+                    await self._fire(timer)
+            if not timers:
+                await self._timers.arm(sorted(self._leases.shards), at)
+                return
+            await self._appender.drain()
+
+    async def settle_dispatch(self) -> None:
+        """Find nodes for what waits for one, and take back what nodes that died had to execute."""
+        if not self._dispatch.has_work:
+            return
+        await self._dispatch.look()
+        if dead := await self._dispatch.lost():
+            # They can record nothing any more: what they had ended by then is in the inbox.
+            await self.read_inbox()
+            async with self.lock:
+                lost = await self._dispatch.revoke_lost(dead, self._leases.shards)
+                for run, task_id, attempt in lost:
+                    await self._interrupt(run, task_id, attempt)
+
+    async def cancel_away(self, run: UUID, tasks: Iterable[tuple[str, int]], grace: float) -> None:
+        """Ask other nodes for the end of ``tasks`` of a run that stops; after ``grace`` seconds take them back."""
+        await self._dispatch.cancel_run(run)
+        await asyncio.sleep(grace)
+        async with self.lock:
+            if shard_of(run) not in self._leases.shards:
+                return
+            for task_id, attempt in tasks:
+                if await self._dispatch.revoke(run, task_id, attempt):
+                    self._dispatch.ended(run, task_id, attempt)
+                    held = await self._holder.get(run)
+                    held.tell(c.CancelAttempt(at=self._now(), task_id=task_id, attempt=attempt))
+
+    async def _interrupt(self, run: UUID, task_id: str, attempt: int) -> None:
+        self._dispatch.ended(run, task_id, attempt)
+        held = await self._holder.get(run)
+        held.tell(c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt))
+
+    async def _fire(self, timer: Timer) -> None:
+        try:
+            run = await self._holder.get(timer.run)
+            command = self._holder.told_by(timer, run.state)
+            if run.is_busy or _concerns(run.state, command):
+                run.tell(command)
+            else:
+                self._holder.idle(run)
+                await self._timers.delete(timer)
+        except LogError:
+            raise
+        except Exception:
+            # One run that cannot be read shall not hold up everybody's timers.
+            log.exception("a timer cannot be told to its run", run=str(timer.run), timer=timer.timer)
+
+    async def _resume(self, run: UUID) -> None:
+        try:
+            await self._holder.resume(run)
+        except LogError:
+            raise
+        except Exception:
+            # One run that cannot be read shall not keep the others from going on.
+            log.exception("a run cannot be resumed", run=str(run))
+
+    async def _hand(self, letter: Letter) -> None:
+        try:
+            if letter.kind == "started":
+                await self._resume(letter.run)
+                self._inbox.discard([letter.id])
+                self._timers.look()
+            elif letter.kind in COMMANDS:
+                await self._command(letter)
+            else:
+                command = await self._inbox.command(letter, self._now())
+                if isinstance(command, c.AttemptEnd):
+                    self._dispatch.ended(letter.run, command.task_id, command.attempt)
+                (await self._holder.get(letter.run)).tell(command, letter.id)
+        except LogError:
+            raise
+        except VaultError as error:
+            log.error("an inbox row waits for a key", run=str(letter.run), row=letter.id, reason=str(error))
+            self._inbox.postpone(letter)
+        except Exception:
+            # One row that cannot be read shall not hold up the others.
+            log.exception("an inbox row cannot be handed to its run", run=str(letter.run), row=letter.id)
+
+    async def _command(self, letter: Letter) -> None:
+        # Asked before the run is looked for: it may be started in between.
+        is_to_come = await self._inbox.is_to_come(letter.run)
+        try:
+            run = await self._holder.get(letter.run)
+        except UnknownRun:
+            if is_to_come:
+                self._inbox.postpone(letter)
+            else:
+                log.warning("a command is for a run that does not exist", run=str(letter.run), command=letter.kind)
+                self._inbox.discard([letter.id])
+            return
+        run.tell(await self._inbox.command(letter, self._now()), letter.id)
+
+
+def _concerns(state: RunState, command: c.RunCommand) -> bool:
+    """Whether anything follows from ``command``. What cannot be decided does: its run fails of it."""
+    try:
+        return bool(advance(state, command)[0])
+    except Exception:
+        return True
