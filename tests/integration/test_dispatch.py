@@ -1,0 +1,350 @@
+"""Tasks that other nodes than their run's owner execute: nodes with disjoint types, deaths, cancels, hand-overs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lives
+import psycopg
+import pytest
+from acceptance.checker import assert_kept
+from acceptance.forks import ForkServer, fork_server
+from applications import SOON, facts, new_app, recorder, shards, story, task, until, workflow
+from logs import rows
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import perdure
+from perdure_engine import tenure
+from perdure_engine.identity import shard_of
+
+pytestmark = pytest.mark.every_postgres
+
+BOTH = workflow(
+    "both",
+    task("a", type="left", inputs={"n": "{{n}}"}),
+    task("b", "a.completed", type="right", inputs={"n": "{{tasks.a.output.n}}"}),
+    task("c", "b.completed", type="left", inputs={"n": "{{tasks.b.output.n}}"}),
+)
+
+
+def node_of(app: perdure.App) -> Any:
+    assert app.client.node is not None and app.client.node.tenure is not None
+    return app.client.node.tenure
+
+
+@pytest.fixture
+async def nodes(database_url: str) -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def join(nodes: AsyncExitStack, url: str, *types: str, seconds: float = 0.0, **settings: Any) -> perdure.App:
+    app = new_app(url, **settings)
+    for type_ in types:
+        recorder(app, type_, seconds)
+    await nodes.enter_async_context(app.node(views=False))
+    return app
+
+
+async def until_even(url: str, nodes: int) -> None:
+    await until(lambda: sorted(map(len, shards(url).values())) == sorted([64 // nodes] * nodes), 15)
+
+
+async def test_two_nodes_with_disjoint_types_finish_one_run(database_url: str, nodes: AsyncExitStack) -> None:
+    left = await join(nodes, database_url, "left")
+    right = await join(nodes, database_url, "right")
+    await until_even(database_url, 2)
+    await left.register(BOTH, allow_unknown_types=True)
+    runs = [await left.start("both", {"n": n}) for n in range(20)]
+    for n, run in enumerate(runs):
+        assert await run.result(timeout=15) == dict.fromkeys("abc", {"n": n})
+    started = [each for run in runs for each in facts(database_url, run.run_id, "TaskStarted")]
+    by_task = {each["task_id"]: set() for each in started}
+    for each in started:
+        by_task[each["task_id"]].add(each["node"])
+    assert by_task == {
+        "a": {str(node_of(left).node_id)}, "b": {str(node_of(right).node_id)}, "c": {str(node_of(left).node_id)}
+    }  # fmt: skip
+    assert rows(database_url, "select count(*) from perdure.assignments") == [(0,)]
+    await until(lambda: rows(database_url, "select count(*) from perdure.inbox") == [(0,)])
+    assert_kept(database_url)
+
+
+async def test_a_task_whose_type_no_live_node_has_waits_for_one_that_does(
+    database_url: str, nodes: AsyncExitStack
+) -> None:
+    left = await join(nodes, database_url, "left")
+    await left.register(BOTH, allow_unknown_types=True)
+    run = await left.start("both", {"n": 1})
+    await until(lambda: "TaskScheduled b 1" in story(database_url, run.run_id))
+    await asyncio.sleep(0.5)
+    assert story(database_url, run.run_id)[-1] == "TaskScheduled b 1"
+    await join(nodes, database_url, "right")
+    await run.result(timeout=10)
+
+
+async def test_a_type_added_to_a_running_node_is_announced_and_used(database_url: str, nodes: AsyncExitStack) -> None:
+    left = await join(nodes, database_url, "left")
+    other = await join(nodes, database_url, "unrelated")
+    await left.register(BOTH, allow_unknown_types=True)
+    runs = [await left.start("both", {"n": n}) for n in range(4)]
+    await until(lambda: all("TaskScheduled b 1" in story(database_url, run.run_id) for run in runs))
+    recorder(other, "right")
+    for run in runs:
+        await run.result(timeout=10)
+
+
+async def test_attempts_elsewhere_fail_time_out_and_are_tried_again(database_url: str, nodes: AsyncExitStack) -> None:
+    await join(nodes, database_url, "left")
+    other = new_app(database_url)
+
+    @other.task()
+    async def right(task: perdure.Task) -> int:
+        if task.attempt == 1:
+            raise ValueError("the first fails")
+        if task.attempt == 2:
+            await asyncio.sleep(30)
+        return task.attempt
+
+    await nodes.enter_async_context(other.node(views=False))
+    definition = workflow("w", task("a", type="left"), task("b", "a.completed", type="right", retry=SOON, timeout=0.3))
+    await other.register(definition, allow_unknown_types=True)
+    runs = [await other.start("w") for _ in range(4)]
+    for run in runs:
+        assert (await run.result(timeout=20))["b"] == 3
+        (failed,) = facts(database_url, run.run_id, "TaskFailed")
+        assert failed["task_id"] == "b"
+
+
+async def test_a_cancel_reaches_a_handler_on_another_node(database_url: str, nodes: AsyncExitStack) -> None:
+    left = await join(nodes, database_url, "left")
+    right = new_app(database_url)
+    calls = recorder(right, "right", seconds=60)
+    await nodes.enter_async_context(right.node(views=False))
+    await left.register(BOTH, allow_unknown_types=True)
+    runs = [await left.start("both", {"n": n}) for n in range(4)]
+    await until(lambda: len(calls) == 4)
+    for run in runs:
+        await left.cancel(run.run_id)
+    for run in runs:
+        with pytest.raises(perdure.RunCancelled):
+            await run.result(timeout=10)
+        assert "TaskCancelled b 1" in story(database_url, run.run_id)
+    await until(lambda: not len(node_of(right).attempts))
+
+
+async def test_an_attempt_elsewhere_that_does_not_end_is_taken_back_after_its_grace(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenure, "CANCEL_GRACE", 0.3)
+    monkeypatch.setattr(tenure, "_ON_THE_WAY", 0.1)
+    left, right, going = await join(nodes, database_url, "left"), new_app(database_url), True
+
+    @right.task("right")
+    async def deaf() -> str:
+        while going:
+            try:
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                continue
+        return "late"
+
+    await nodes.enter_async_context(right.node(views=False))
+    await left.register(
+        workflow("w", task("a", type="left"), task("b", "a.completed", type="right")), allow_unknown_types=True
+    )
+    runs = [await left.start("w") for _ in range(4)]
+    await until(lambda: len(node_of(right).attempts) == 4)
+    for run in runs:
+        await left.cancel(run.run_id)
+    for run in runs:
+        with pytest.raises(perdure.RunCancelled):
+            await run.result(timeout=10)
+    going = False
+    await until(lambda: not len(node_of(right).attempts))
+    await until(lambda: rows(database_url, "select count(*) from perdure.inbox") == [(0,)])
+    assert_kept(database_url)
+
+
+async def test_an_exactly_once_handler_on_another_node_writes_once(database_url: str, nodes: AsyncExitStack) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("create table public.books (entry text)")
+    left, right = await join(nodes, database_url, "left"), new_app(database_url)
+
+    @right.task("right")
+    async def book(task: perdure.Task, connection: AsyncConnection) -> str:
+        await connection.execute(text("insert into public.books values (:key)"), {"key": task.idempotency_key})
+        if task.attempt == 1:
+            raise ValueError("what it wrote is rolled back")
+        return "booked"
+
+    await nodes.enter_async_context(right.node(views=False))
+    definition = workflow("w", task("a", type="left"), task("b", "a.completed", type="right", retry=SOON))
+    await left.register(definition, allow_unknown_types=True)
+    runs = [await left.start("w") for _ in range(6)]
+    for run in runs:
+        assert (await run.result(timeout=15))["b"] == "booked"
+    found = rows(database_url, "select entry from public.books order by entry")
+    assert found == sorted((f"{run.run_id}:b",) for run in runs)
+    assert_kept(database_url)
+
+
+async def test_a_node_that_is_full_gets_no_more(database_url: str, nodes: AsyncExitStack) -> None:
+    left = await join(nodes, database_url, "left")
+    right = await join(nodes, database_url, "right", seconds=0.1, concurrency=2)
+    wide = workflow("wide", *[task(f"t{n}", type="right") for n in range(12)])
+    await left.register(wide, allow_unknown_types=True)
+    run = next(run for run in [await left.start("wide") for _ in range(20)] if _owned_by(left, run))
+    most = 0
+    async with asyncio.timeout(20):
+        while await run.status() == "open":
+            count = rows(database_url, "select count(*) from perdure.assignments where run = %s", (run.run_id,))
+            most = max(most, count[0][0])
+            await asyncio.sleep(0.01)
+    assert 1 <= most <= 2
+    assert len(node_of(right).attempts) >= 0
+
+
+def _owned_by(app: perdure.App, run: perdure.Run) -> bool:
+    return shard_of(run.run_id) in node_of(app).leases.shards
+
+
+async def test_a_delivery_at_most_once_holds_on_another_node(database_url: str, nodes: AsyncExitStack) -> None:
+    left, right = await join(nodes, database_url, "left"), new_app(database_url)
+
+    @right.task("right", delivery="at_most_once")
+    async def fails() -> None:
+        raise ValueError("no")
+
+    await nodes.enter_async_context(right.node(views=False))
+    definition = workflow("w", task("a", type="left"), task("b", "a.completed", type="right"))
+    await left.register(definition, allow_unknown_types=True)
+    runs = [await left.start("w") for _ in range(4)]
+    for run in runs:
+        with pytest.raises(perdure.RunFailed):
+            await run.result(timeout=10)
+        assert story(database_url, run.run_id).count("TaskStarted b 1") == 1
+        assert "TaskScheduled b 2" not in story(database_url, run.run_id)
+
+
+# Shards that move
+
+
+async def test_a_node_that_joins_gets_its_share_of_the_shards_though_all_are_busy(
+    database_url: str, nodes: AsyncExitStack
+) -> None:
+    first = new_app(database_url, concurrency=300)
+    calls = recorder(first, "work", seconds=3.0)
+    await nodes.enter_async_context(first.node(views=False))
+    await first.register(workflow("two", task("a"), task("b", "a.completed")))
+    runs = [await first.start("two", {"n": n}) for n in range(200)]
+    await until(lambda: len(calls) == 200)
+    assert len({shard_of(run.run_id) for run in runs}) == 64
+    second = await join(nodes, database_url, "work", concurrency=300)
+    await until_even(database_url, 2)
+    assert len(calls) == 200, "the shards moved while the handlers worked"
+    for run in runs:
+        await run.result(timeout=20)
+    assert rows(database_url, "select count(*) from perdure.events where type = 'TaskInterrupted'") == [(0,)]
+    started = rows(
+        database_url,
+        "select data ->> 'node', count(*) from perdure.events where type = 'TaskStarted' group by 1",
+    )
+    assert dict(started).keys() == {str(node_of(first).node_id), str(node_of(second).node_id)}
+    await until(lambda: rows(database_url, "select count(*) from perdure.inbox") == [(0,)])
+    assert_kept(database_url)
+
+
+async def test_what_waits_for_a_slot_moves_with_its_shard(database_url: str, nodes: AsyncExitStack) -> None:
+    first = await join(nodes, database_url, "work", seconds=0.5, concurrency=1)
+    await first.register(workflow("one", task("a")))
+    runs = [await first.start("one") for _ in range(60)]
+    await join(nodes, database_url, "work", concurrency=100)
+    await until_even(database_url, 2)
+    moved = [run for run in runs if not _owned_by(first, run)]
+    for run in moved:
+        await run.result(timeout=10)
+    placement = node_of(first).holder.placement
+    assert placement.slots.waiting == len(runs) - len(moved) - placement.slots.limit or placement.slots.waiting < 60
+
+
+async def test_a_clean_stop_hands_over_within_a_second(database_url: str, nodes: AsyncExitStack) -> None:
+    first, second = new_app(database_url, lease=10.0), await join(nodes, database_url, "work", lease=10.0)
+    recorder(first, "work", seconds=60)
+    async with first.node(views=False):
+        await until_even(database_url, 2)
+        await first.register(workflow("one", task("a")))
+        run = next(run for run in [await first.start("one") for _ in range(20)] if _owned_by(first, run))
+        await until(lambda: "TaskStarted a 1" in story(database_url, run.run_id))
+    await until(lambda: len(shards(database_url).get(node_of(second).node_id, ())) == 64, 1.0)
+    assert await run.result(timeout=5) == {"a": {}}
+
+
+# Deaths
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with fork_server(tmp_path_factory.mktemp("forks"), "lives") as server:
+        yield server
+
+
+@pytest.fixture
+def start_node(forks: ForkServer, database_url: str, tmp_path: Path) -> Iterator[Any]:
+    notes = tmp_path / "notes"
+    notes.touch()
+    yield partial(forks.fork, lives.node, url=database_url, notes=str(notes), settings={})
+    forks.end_children()
+
+
+ELSEWHERE = workflow(
+    "elsewhere", task("a", type="left"), task("b", "a.completed", inputs={"seconds": "{{seconds}}"}),
+    task("c", "b.completed", type="left"),
+)  # fmt: skip
+
+
+async def test_an_attempt_on_a_node_that_is_killed_is_interrupted_and_made_elsewhere(
+    database_url: str, nodes: AsyncExitStack, start_node: Any
+) -> None:
+    owner = await join(nodes, database_url, "left")
+    other = start_node()
+    await until(lambda: len(shards(database_url)) == 2, 15)
+    await owner.register(ELSEWHERE, allow_unknown_types=True)
+    runs = [await owner.start("elsewhere", {"seconds": 5}) for _ in range(20)]
+    run = next(run for run in runs if _owned_by(owner, run))
+    await until(lambda: "TaskStarted b 1" in story(database_url, run.run_id))
+    other.kill()
+    start_node()
+    assert (await run.result(timeout=20))["b"]
+    assert "TaskInterrupted b 1" in story(database_url, run.run_id)
+    for each in runs:
+        await each.result(timeout=20)
+    assert_kept(database_url)
+
+
+async def test_an_attempt_elsewhere_goes_on_when_its_runs_owner_is_killed(
+    database_url: str, nodes: AsyncExitStack, start_node: Any
+) -> None:
+    owner = start_node()
+    await until(lambda: len(shards(database_url)) == 1)
+    right = new_app(database_url)
+    calls = recorder(right, "right", seconds=4.0)
+    await nodes.enter_async_context(right.node(views=False))
+    await until_even(database_url, 2)
+    definition = workflow(
+        "w", task("a"), task("b", "a.completed", type="right"), task("c", "b.completed", type="right")
+    )
+    await right.register(definition, allow_unknown_types=True)
+    runs = [await right.start("w") for _ in range(20)]
+    mine = [run for run in runs if not _owned_by(right, run)]
+    await until(lambda: all("TaskStarted b 1" in story(database_url, run.run_id) for run in mine))
+    owner.kill()
+    for run in mine:
+        await run.result(timeout=20)
+        assert "TaskInterrupted" not in " ".join(story(database_url, run.run_id))
+    assert len(calls) >= 2 * len(mine)
+    assert_kept(database_url, at_rest=False)
