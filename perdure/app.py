@@ -98,6 +98,7 @@ class App(Listening):
         heartbeat: float | None = None,
         delivery: Delivery | None = None,
         limit: int | None = None,
+        rate: str | None = None,
         executor: Executor | Callable[[], Executor] | None = None,
         replace: bool = False,
     ) -> Callable[[Handler], Handler]:
@@ -105,7 +106,8 @@ class App(Listening):
 
         ``timeout`` is seconds an attempt; ``heartbeat`` the seconds within which it must call ``task.heartbeat()``.
         ``delivery="at_most_once"``: an attempt that failed, or whose node died, is never followed by another. What a
-        definition says of its task goes before all of these. ``limit`` is how many a node executes at once.
+        definition says of its task goes before all of these. ``limit`` is how many a node executes at once,
+        ``rate`` how many begin in a time over all nodes (``"10/s"``, ``"100/m"``): in no such time are there more.
         ``executor``, for a synchronous handler: one of ``concurrent.futures`` (a process pool, Dask's, Ray's), or a
         function that makes one and is called again if that breaks; without it such a handler runs in a thread.
         ``replace`` is needed to take another handler's place. May be used while a node runs. Raises TaskTypeRefused.
@@ -120,6 +122,7 @@ class App(Listening):
                 heartbeat=heartbeat,
                 delivery=delivery,
                 limit=limit,
+                rate=rate,
                 executor=executor,
             )
             self.types.add(made, replace=replace)

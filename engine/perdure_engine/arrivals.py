@@ -3,14 +3,12 @@
 from uuid import UUID
 
 from perdure_engine.definitions.definition import Definition
+from perdure_engine.definitions.names import LONGEST_KEY
 from perdure_engine.facts import EventPublished, Match, decode_fact
 from perdure_engine.run.scope import event_scope
 from perdure_engine.run.state import Occurrence
 from perdure_eventstore.door import Json
 from perdure_eventstore.events import RecordedEvent
-
-LONGEST_KEY = 256
-"""Characters of a run's key."""
 
 
 def wrong_key(key: object) -> str | None:

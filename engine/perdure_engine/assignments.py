@@ -168,7 +168,7 @@ class Assignments:
             self.report(row.run, InterruptAttempt(at=self._now(), task_id=row.task_id, attempt=row.attempt))
             return
         order = Order(row.run, definition.workflow_id, spec, row.attempt, inputs, row.failures, row.token)
-        if self._placement.slots.take(spec.type, spec.priority, None, partial(self._attempts.start, order, self)):
+        if self._placement.admit(spec, None, partial(self._attempts.start, order, self)):
             self._attempts.start(order, self)
 
     async def _inputs(self, row: _Row) -> Json:

@@ -12,6 +12,7 @@ from perdure_engine.definitions.definition import Delivery, Retry
 from perdure_engine.errors import TaskTypeRefused
 from perdure_engine.executors import ExecutorOf
 from perdure_engine.inputs import Binding, compile_inputs
+from perdure_engine.limits import Rate, parse_rate
 from perdure_engine.outputs import Serialise, compile_output
 from perdure_engine.signature import Signature, function_of, read_signature
 
@@ -37,6 +38,8 @@ class TaskType:
     """None as for ``retry``."""
     limit: int | None
     """How many attempts a node executes at once; None is as many as it has slots."""
+    rate: Rate | None
+    """How many attempts begin in a time, over all nodes."""
     heartbeat: float | None
     """Seconds within which an attempt must give a sign of life; None as for ``retry``."""
     is_async: bool
@@ -61,15 +64,17 @@ def task_type(
     delivery: Delivery | None = None,
     heartbeat: float | None = None,
     limit: int | None = None,
+    rate: str | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
     namespace: Mapping[str, Any] | None = None,
 ) -> TaskType:
     """Make a task type of ``handler``. Everything about its signature is found and compiled here, once.
 
     ``timeout`` is seconds an attempt, ``heartbeat`` seconds between two signs of its life, ``limit`` how many a node
-    executes at once. Hints written as text are resolved in the handler's module, and in ``namespace`` for names that
-    live elsewhere (the locals of the function that defines it). ``executor`` is for synchronous handlers: one of
-    ``concurrent.futures``, or a function that makes one, which is called anew if it breaks. Raises TaskTypeRefused.
+    executes at once, ``rate`` how many begin in a time over all nodes (``10/s``). Hints written as text are resolved in
+    the handler's module, and in ``namespace`` for names that live elsewhere (the locals of the function that defines
+    it). ``executor`` is for synchronous handlers: one of ``concurrent.futures``, or a function that makes one, which is
+    called anew if it breaks. Raises TaskTypeRefused.
     """
     for what, seconds in (("timeout", timeout), ("heartbeat", heartbeat)):
         if seconds is not None and not seconds > 0:
@@ -99,9 +104,16 @@ def task_type(
         reason = str(error).partition("\n")[0]
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
     return TaskType(
-        name, handler, retry, timeout, exactly_once, delivery, limit, heartbeat, is_async,
+        name, handler, retry, timeout, exactly_once, delivery, limit, _rate(name, rate), heartbeat, is_async,
         None if executor is None else ExecutorOf(executor), signature, binding, serialise,
     )  # fmt: skip
+
+
+def _rate(name: str, rate: str | None) -> Rate | None:
+    try:
+        return None if rate is None else parse_rate(rate)
+    except ValueError as error:
+        raise TaskTypeRefused(f"the rate of {name}: {error}") from error
 
 
 def _wrong_executor(executor: object, handler: Handler, heartbeat: float | None) -> str | None:

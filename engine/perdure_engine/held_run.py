@@ -179,10 +179,11 @@ class HeldRun:
             if isinstance(message.command, BeginAttempt):
                 begun.append(message.command)
         if begin and not state.is_ended and not state.paused:
+            take = self._owner.placement.take
             for event in events[:]:
-                if isinstance(event, TaskScheduled) and (begin_ := self._owner.placement.take(self, event.task_id)):
-                    begun.append(begin_)
-                    made, state = advance(state, begin_)
+                if isinstance(event, TaskScheduled) and (taken := take(self, state, event.task_id)):
+                    begun.append(taken)
+                    made, state = advance(state, taken)
                     events += made
         return Decision(messages, events, state, begun)
 
@@ -340,8 +341,9 @@ class HeldRun:
 
     def _begin_later(self, decision: Decision) -> None:
         """Begin what ``decision`` scheduled and could not begin in the same append."""
+        take = self._owner.placement.take
         for event in decision.events:
             if self.state.paused:
                 return
-            if isinstance(event, TaskScheduled) and (begin := self._owner.placement.take(self, event.task_id)):
+            if isinstance(event, TaskScheduled) and (begin := take(self, self.state, event.task_id)):
                 self.tell(begin)

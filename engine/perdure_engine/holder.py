@@ -154,7 +154,7 @@ class Holder:
         if held.state.paused:
             return
         for task_id, task in held.state.tasks.items():
-            if task.status == "scheduled" and (begin := self.placement.take(held, task_id)) is not None:
+            if task.status == "scheduled" and (begin := self.placement.take(held, held.state, task_id)) is not None:
                 held.tell(begin)
 
     def _is_under_way(self, run: UUID, task_id: str, attempt: int) -> bool:

@@ -8,6 +8,7 @@ from uuid import UUID
 from perdure_engine.history import Loaded
 from perdure_engine.run.commands import BeginAttempt
 from perdure_engine.run.events import RunEvent
+from perdure_engine.run.state import RunState
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.errors import LogError
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class Placement(Protocol):
     """Where scheduled tasks begin."""
 
-    def take(self, run: "HeldRun", task_id: str) -> BeginAttempt | None:
-        """Take a slot for a scheduled task, here or on another node, or remember it for when one is free."""
+    def take(self, run: "HeldRun", state: RunState, task_id: str) -> BeginAttempt | None:
+        """Take a slot for a task scheduled in ``state``, here or elsewhere, or have it begin when there is one."""
 
     def give_back(self, run: "HeldRun", begun: Sequence[BeginAttempt]) -> None:
         """Return the slots of attempts that do not begin."""

@@ -6,12 +6,15 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from perdure_engine.definitions.definition import TaskSpec
 from perdure_engine.dispatch import Choice, Dispatch
 from perdure_engine.held_run import HeldRun
 from perdure_engine.identity import shard_of
 from perdure_engine.leases import Leases
+from perdure_engine.limits import Permits, Rates
 from perdure_engine.run import events as e
 from perdure_engine.run.commands import BeginAttempt
+from perdure_engine.run.state import RunState
 from perdure_engine.slots import Slots
 from perdure_engine.task_types import TaskTypes
 
@@ -27,7 +30,10 @@ class Placement:
         dispatch: Dispatch,
         types: TaskTypes,
         leases: Leases,
+        permits: Permits,
+        rates: Rates,
     ) -> None:
+        self._permits, self._rates = permits, rates
         self.slots, self.dispatch = slots, dispatch
         self._node, self._now, self._types, self._leases = node, now, types, leases
         self._closed = self._pumping = False
@@ -38,17 +44,36 @@ class Placement:
         """Begin no more attempts."""
         self._closed = True
 
-    def take(self, run: HeldRun, task_id: str) -> BeginAttempt | None:
-        """Take a slot for a scheduled task, or have it begin when there is one."""
+    def take(self, run: HeldRun, state: RunState, task_id: str) -> BeginAttempt | None:
+        """Take a slot for a task scheduled in ``state``, or have it begin when there is one and its limits allow."""
         if self._closed:
             return None
+        spec = run.state.definition.tasks[task_id]
+        if spec.concurrency is not None and (key := state.task(task_id).concurrency_key) is not None:
+            permitted = partial(self._permitted, run, task_id)
+            self._permits.ask(key, spec.concurrency.limit, run.run_id, task_id, permitted)
+            return None
+        return self._find_place(run, task_id)
+
+    def _find_place(self, run: HeldRun, task_id: str) -> BeginAttempt | None:
         spec = run.state.definition.tasks[task_id]
         if spec.type not in self._types:
             choice = self.dispatch.take(run, task_id, spec.type)
             return None if choice is None else self._away(task_id, choice)
-        if not self.slots.take(spec.type, spec.priority, run.run_id, partial(self._begin, run, task_id)):
+        if not self.admit(spec, run.run_id, partial(self._begin, run, task_id)):
             return None
         return self._here(run, task_id)
+
+    def admit(self, spec: TaskSpec, run: UUID | None, begin: Callable[[], None]) -> bool:
+        """Take a slot of this node's, or have ``begin`` called with one, at the rate of the task's type.
+
+        ``run`` is the task's run, if that is held here.
+        """
+        rate = self._types.get(spec.type).rate if spec.type in self._types else None
+        if rate is None:
+            return self.slots.take(spec.type, spec.priority, run, begin)
+        self._rates.ask(spec.type, rate, partial(self._rated, spec, run, begin))
+        return False
 
     def give_back(self, run: HeldRun, begun: Sequence[BeginAttempt]) -> None:
         """Return the slots of attempts that do not begin."""
@@ -58,12 +83,16 @@ class Placement:
         for begin in begun:
             if begin.node == self._node:
                 self.slots.give_back(tasks[begin.task_id].type)
+            # One that began already, and was to begin again, needs its permit.
+            if tasks[begin.task_id].concurrency and run.state.task(begin.task_id).status != "started":
+                self._permits.give_back(run.run_id, begin.task_id)
         self.dispatch.give_back(begin for begin in begun if begin.node != self._node)
         self.pump()
 
     def forget(self, whether: Callable[[UUID], bool]) -> None:
         """The runs of which ``whether`` is true are another node's."""
         self.slots.forget(whether)
+        self._permits.forget(whether)
         self.dispatch.forget(whether)
 
     def free(self, type_: str) -> None:
@@ -93,7 +122,7 @@ class Placement:
         """A task type was added: whatever waited for another node may begin here."""
         self._restrict()
         for run, task_id in self.dispatch.not_needed(self._types.names()):
-            if (begin := self.take(run, task_id)) is not None:
+            if (begin := self._find_place(run, task_id)) is not None:
                 run.tell(begin)
 
     def _begin_away(self, run: HeldRun, task_id: str, choice: Choice) -> None:
@@ -112,6 +141,14 @@ class Placement:
                 place.begin()
         finally:
             self._pumping = False
+
+    def _permitted(self, run: HeldRun, task_id: str) -> None:
+        if (begin := self._find_place(run, task_id)) is not None:
+            run.tell(begin)
+
+    def _rated(self, spec: TaskSpec, run: UUID | None, begin: Callable[[], None]) -> None:
+        if self.slots.take(spec.type, spec.priority, run, begin):
+            begin()
 
     def _begin(self, run: HeldRun, task_id: str) -> None:
         run.tell(self._here(run, task_id))

@@ -180,6 +180,35 @@ assignments = Table(
     comment="Attempts that a node executes for the owner of their run.",
 )
 
+permits = Table(
+    "permits",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("run", Uuid, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Index("permits_run", "run", "task_id"),
+    comment="Attempts that may begin, or began, of tasks whose key has a limit.",
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column(
+        "slice",
+        BigInteger,
+        nullable=False,
+        comment="The number of the latest slice of time, a tenth of the period of the limit.",
+    ),
+    Column(
+        "counts",
+        ARRAY(Integer),
+        nullable=False,
+        comment="Begun in that slice and the ten before it, the latest first.",
+    ),
+    comment="How many attempts of a task type began lately.",
+)
+
 router = Table(
     "router",
     metadata,

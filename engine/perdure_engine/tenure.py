@@ -23,6 +23,7 @@ from perdure_engine.holder import Holder, Identity
 from perdure_engine.identity import new_id
 from perdure_engine.inbox import Inbox
 from perdure_engine.leases import SHARDS_FREE, Leases
+from perdure_engine.limits import Permits, Rates
 from perdure_engine.placement import Placement
 from perdure_engine.reaching import Reaching
 from perdure_engine.registry import Registry
@@ -36,6 +37,7 @@ from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import Snapshots
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timers
+from perdure_engine.watchdog import Watchdog
 from perdure_engine.work import WorkStatement
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import FenceLost, LogError
@@ -50,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 _FOREVER = float("inf")
 _SWEEP = 300.0
+_ASK_AGAIN = 0.25
+"""Seconds between two looks whether another node's attempt gave a permit back."""
 _ON_THE_WAY = 5.0
 """Seconds that a cancel, and what came of it, may take from node to node."""
 
@@ -100,7 +104,10 @@ class Tenure:
         exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, vault)
         self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
         dispatch = Dispatch(self._session, self.node_id, schema, self._unplaced.set)
-        placement = Placement(self.node_id, self.now, Slots(settings.concurrency), dispatch, types, self.leases)
+        self.permits, self.rates = Permits(self._session, fence, schema), Rates(self._session, schema)
+        placement = Placement(
+            self.node_id, self.now, Slots(settings.concurrency), dispatch, types, self.leases, self.permits, self.rates
+        )
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),
             self._background,
@@ -176,6 +183,7 @@ class Tenure:
     async def work(self, stopping: asyncio.Event) -> None:
         """Do every duty until ``stopping`` is set. Raises FenceLost when another node took over."""
         self.timers.start()
+        watchdog = Watchdog(self.attempts.running_in)
         self.feed.listeners.append(self._heard)
         settings, reaching = self._settings, self.reaching
         duties = [
@@ -189,6 +197,8 @@ class Tenure:
                 repeat(reaching.settle_dispatch, self.leases.renewal_interval, self._unplaced),
                 repeat(self.assignments.take_up, settings.poll, self._assigned),
                 repeat(self.assignments.flush, settings.scan, self.assignments.has_results),
+                repeat(self.permits.grant, _ASK_AGAIN, self.permits.wake),
+                repeat(self.rates.grant, settings.scan, self.rates.wake),
                 repeat(self.router.run, 0.1),
                 repeat(self._taker.run, 1.0),
                 repeat(self._sweep, _SWEEP),
@@ -201,6 +211,7 @@ class Tenure:
             for task in done:
                 task.result()
         finally:
+            watchdog.stop()
             self.feed.listeners.remove(self._heard)
             stop.cancel()
             for task in duties:

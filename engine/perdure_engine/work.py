@@ -1,6 +1,6 @@
 """The working set: rows that commit in the statement that appends the events which cause them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -38,7 +38,7 @@ class WorkStatement(Statement):
 
 def work_of(  # noqa: C901 - a line a type
     run: UUID,
-    events: Iterable[e.RunEvent],
+    events: Sequence[e.RunEvent],
     armed_at: int | None = None,
     *,
     paused: bool = False,
@@ -86,8 +86,22 @@ def work_of(  # noqa: C901 - a line a type
                 _add(rows, "closed", {"run": run})
     if "closed" in rows:
         # What would be written only to be deleted again.
-        return {"closed": rows["closed"]}
+        rows = {"closed": rows["closed"]}
+    if tasks is not None and (released := _released(run, events, tasks)):
+        rows["released"] = released
     return rows
+
+
+_ENDS_OF_ATTEMPTS = (e.TaskCompleted, e.TaskFailed, e.TaskTimedOut, e.TaskInterrupted, e.TaskCancelled)
+
+
+def _released(run: UUID, events: Sequence[e.RunEvent], tasks: Mapping[str, TaskSpec]) -> list[dict[str, Any]]:
+    """The permits of attempts that ended; an import has none."""
+    return [
+        {"run": run, "task_id": event.task_id}
+        for event in events
+        if isinstance(event, _ENDS_OF_ATTEMPTS) and tasks[event.task_id].concurrency is not None
+    ]
 
 
 def _open(rows: Rows, run: UUID, event: e.RunStarted, armed_at: int | None) -> None:

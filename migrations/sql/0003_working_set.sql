@@ -50,7 +50,8 @@ declare
 begin
     select * into work from json_to_record(companion) as w(
         definitions json, retired json, closed json, opened json, paused json, timers json, cleared json, waits json,
-        disarmed json, inbox json, consumed json, assigned json, schedules json);
+        disarmed json, inbox json, consumed json, assigned json, released json,
+        schedules json);
 
     if coalesce(work.definitions, work.retired, work.opened, work.waits) is not null then
         -- Of each append, the position of its first event: those that lost drew none.
@@ -78,7 +79,6 @@ begin
         ended := array(select r.run from json_to_recordset(work.closed) r(a integer, run uuid) where r.a <> all (losers));
         delete from perdure.timers where run = any (ended);
         delete from perdure.waits where run = any (ended);
-        delete from perdure.assignments where run = any (ended);
         delete from perdure.open_runs where run = any (ended);
     end if;
     if work.opened is not null then
@@ -140,6 +140,11 @@ begin
         on conflict (run, task_id) do update set attempt = excluded.attempt, node = excluded.node,
             token = excluded.token, digest = excluded.digest, scheduled = excluded.scheduled,
             failures = excluded.failures, cancelled = false;
+    end if;
+    if work.released is not null then
+        delete from perdure.permits p
+        using json_to_recordset(work.released) r(a integer, run uuid, task_id text)
+        where r.a <> all (losers) and p.run = r.run and p.task_id = r.task_id;
     end if;
     if work.schedules is not null then
         perform perdure.write_schedules(work.schedules, losers);

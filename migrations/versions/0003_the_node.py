@@ -11,4 +11,4 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    run_sql("0003_working_set.sql", "0003_schedules.sql")
+    run_sql("0003_working_set.sql", "0003_limits.sql", "0003_schedules.sql")

@@ -128,7 +128,7 @@ def test_rule_01_keys_that_begin_with_x_are_free() -> None:
     assert b'"x-team":"billing"' in definition.document
 
 
-@pytest.mark.parametrize("key", ["for_each", "compensate", "emit", "workflow", "approval", "concurrency"])
+@pytest.mark.parametrize("key", ["for_each", "compensate", "emit", "workflow", "approval", "tolerate"])
 def test_rule_01_keys_of_a_later_release_say_so(key: str) -> None:
     assert faults(task("a", "go", **{key: 1})) == {f"/tasks/0/{key}": f"`{key}` is not supported yet"}
 

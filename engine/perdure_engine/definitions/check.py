@@ -36,6 +36,8 @@ def check_uses(draft: Draft, order: Order, report: Report) -> None:
             check_expression(task.when, wrong, report)
         if task.delay is not None:
             check_template(task.delay, task.written_delay, wrong, report)
+        if task.concurrency is not None:
+            check_template(task.concurrency.key, task.written_key, wrong, report)
     if draft.output is not None:
         check_template(draft.output, draft.written_output, partial(uses.wrong, None), report)
 

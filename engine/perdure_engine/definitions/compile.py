@@ -109,6 +109,7 @@ def _spec(task: TaskDraft, events: _Events) -> TaskSpec:
         heartbeat=task.heartbeat,
         delay=task.delay,
         delivery=task.delivery,
+        concurrency=task.concurrency,
         priority=task.priority,
         proceed_on_failure=task.proceed_on_failure,
         handles=frozenset(

@@ -66,6 +66,13 @@ class Retry(msgspec.Struct, frozen=True):
     jitter: float = 1.0
 
 
+class Concurrency(msgspec.Struct, frozen=True):
+    """At most ``limit`` attempts of one key at once. The same text is the same key in every workflow."""
+
+    key: Template
+    limit: int
+
+
 class TaskSpec(msgspec.Struct, frozen=True):
     """A task of a definition."""
 
@@ -88,6 +95,8 @@ class TaskSpec(msgspec.Struct, frozen=True):
     """How long it waits once it is ready: a duration."""
     delivery: Delivery | None = None
     """None as for ``retry``."""
+    concurrency: Concurrency | None = None
+    """How many attempts of a key may be under way at once, of all tasks that have that key."""
     priority: int = 0
     """Who waits for a slot goes before those of a lower priority, though not for ever."""
     proceed_on_failure: bool = False

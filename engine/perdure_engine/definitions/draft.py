@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from perdure_engine.definitions.definition import Delivery, Retry, TaskEnd
+from perdure_engine.definitions.definition import Concurrency, Delivery, Retry, TaskEnd
 from perdure_engine.definitions.names import ANY_COMPLETION
 from perdure_engine.templates import Expression, Reference, Template
 
@@ -47,14 +47,17 @@ class TaskDraft(msgspec.Struct, frozen=True, kw_only=True):
     delay: Template | None
     written_delay: Any
     delivery: Delivery | None
+    concurrency: Concurrency | None
+    written_key: Any
     priority: int
     proceed_on_failure: bool
 
     @property
     def references(self) -> frozenset[Reference]:
-        """What its inputs, its ``when`` and its ``delay`` name."""
+        """What its inputs, its ``when``, its ``delay`` and its concurrency key name."""
         found = self.inputs.references if self.when is None else self.inputs.references | self.when.references
-        return found if self.delay is None else found | self.delay.references
+        found = found if self.delay is None else found | self.delay.references
+        return found if self.concurrency is None else found | self.concurrency.key.references
 
     @property
     def is_root(self) -> bool:

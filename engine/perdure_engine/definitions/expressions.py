@@ -14,12 +14,13 @@ from perdure_engine.templates import (
     compile_template,
 )
 
-Place = Literal["inputs", "when", "delay", "where", "key", "output"]
+Place = Literal["inputs", "when", "delay", "concurrency", "where", "key", "output"]
 
 _ROOTS: dict[Place, frozenset[str]] = {
     "inputs": frozenset({"input", "event", "events", "tasks", "run"}),
     "when": frozenset({"input", "event", "events", "tasks", "run"}),
     "delay": frozenset({"input", "event", "events", "tasks", "run"}),
+    "concurrency": frozenset({"input", "event", "events", "tasks", "run"}),
     # A `where` and a `key` are read where an event arrives, before its run exists.
     "where": frozenset({"input", "event"}),
     "key": frozenset({"input", "event"}),

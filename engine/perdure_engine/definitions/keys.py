@@ -11,7 +11,6 @@ NOT_YET = frozenset(
         "approval",
         "compensate",
         "compensation",
-        "concurrency",
         "emit",
         "for_each",
         "limits",

@@ -6,6 +6,8 @@ WORKFLOW_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 TASK_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 LONGEST_ID = 128
 LONGEST_EVENT_NAME = 256
+LONGEST_KEY = 256
+"""Characters of a run's key, and of a concurrency key."""
 
 ANY_COMPLETION = "task_completed"
 """The one engine event a trigger may name: the seed's way to say "when a task has completed"."""

@@ -130,6 +130,18 @@ _LIMITS: dict[str, Any] = {
     },
 }
 
+_CONCURRENCY = _object(
+    "A key, and how many attempts of it are under way at once.",
+    {
+        "key": {
+            **_TEXT,
+            "description": "A template such as `customer {{customer_id}}`; the same text is the same key.",
+        },
+        "limit": {"type": "integer", "minimum": 1, "description": "How many at once. Default 1."},
+    },
+    required=["key"],
+)
+
 _TASK = _object(
     "A task: what is done, with which inputs, and when.",
     {
@@ -162,6 +174,13 @@ _TASK = _object(
             "description": "How long it waits once it is ready: a duration, or a template of one. A task with a "
             "`delay` needs no `type`: it completes when the time is over.",
             "anyOf": [{"$ref": "#/definitions/duration"}, {"type": "string", "pattern": r"\{\{"}],
+        },
+        "concurrency": {
+            "description": "How many attempts of one key are under way at once, over all runs and nodes.",
+            "anyOf": [
+                {**_TEXT, "description": "The key, a template: one at once."},
+                {"$ref": "#/definitions/concurrency"},
+            ],
         },
         "on_failure": _ON_FAILURE,
         "description": {**_TEXT, "description": "What it is for, for people."},
@@ -219,7 +238,14 @@ _DEFINITION = _object(
     required=["workflow_id", "tasks"],
 )
 
-_PLACES = {"definition": _DEFINITION, "task": _TASK, "retry": _RETRY, "defaults": _DEFAULTS, "event": _EVENT}
+_PLACES = {
+    "concurrency": _CONCURRENCY,
+    "definition": _DEFINITION,
+    "task": _TASK,
+    "retry": _RETRY,
+    "defaults": _DEFAULTS,
+    "event": _EVENT,
+}
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     **{place: tuple(shape["properties"]) for place, shape in _PLACES.items()},
@@ -240,6 +266,7 @@ def definition_schema() -> dict[str, Any]:
                 "trigger": _TRIGGER,
                 "event": _EVENT,
                 "retry": _RETRY,
+                "concurrency": _CONCURRENCY,
                 "duration": _DURATION,
             },
         }

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from perdure_engine.definitions.definition import Delivery, Retry, TaskEnd
+from perdure_engine.definitions.definition import Concurrency, Delivery, Retry, TaskEnd
 from perdure_engine.definitions.draft import ClauseDraft, TaskDraft
 from perdure_engine.definitions.expressions import read_expression, read_template
 from perdure_engine.definitions.fields import Fields, kind
@@ -103,6 +103,8 @@ def _read_task(task_id: str, fields: Fields, task_ids: Mapping[str, Any], defaul
         delay=_delay(fields),
         written_delay=fields.value.get("delay"),
         delivery=own.delivery or defaults.delivery,
+        concurrency=_concurrency(fields),
+        written_key=_written_key(fields),
         priority=next((each for each in (own.priority, defaults.priority) if each is not None), 0),
         proceed_on_failure=own.proceed_on_failure if "on_failure" in fields else defaults.proceed_on_failure,
     )
@@ -111,6 +113,27 @@ def _read_task(task_id: str, fields: Fields, task_ids: Mapping[str, Any], defaul
 def _when(fields: Fields) -> Expression | None:
     text = fields.text("when")
     return None if text is None else read_expression(text, fields.at("when"), "when", fields.report)
+
+
+def _concurrency(fields: Fields) -> Concurrency | None:
+    """``concurrency: {key, limit}``, or the key alone: one at once."""
+    pointer, written = fields.at("concurrency"), fields.value.get("concurrency")
+    if written is None or isinstance(written, str):
+        key, limit = fields.text("concurrency"), 1
+    else:
+        value = fields.object("concurrency")
+        if value is None:
+            return None
+        inner = Fields(value, "concurrency", pointer, fields.report)
+        inner.require("key", "a template of the text that counts as one")
+        key, limit, pointer = inner.text("key"), inner.whole("limit", 1, 1_000_000) or 1, inner.at("key")
+    template = None if key is None else read_template(key, pointer, "concurrency", fields.report)
+    return None if template is None else Concurrency(template, limit)
+
+
+def _written_key(fields: Fields) -> Any:
+    written = fields.value.get("concurrency")
+    return written.get("key") if isinstance(written, dict) else written
 
 
 def _delay(fields: Fields) -> Template | None:

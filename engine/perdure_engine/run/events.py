@@ -60,16 +60,18 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
 
 class TaskDelayed(Event, frozen=True, kw_only=True):
-    """A task is ready, and waits until ``until``. ``inputs`` as in TaskScheduled; one with no type has none."""
+    """A task is ready, and waits until ``until``. The rest as in TaskScheduled; one with no type has no inputs."""
 
     task_id: str
     until: datetime
+    concurrency_key: PayloadText = None
     inputs: Json | None = None
 
 
 class TaskScheduled(Event, frozen=True, kw_only=True):
     """A task may start. ``inputs`` are the resolved ones, recorded with the first attempt and kept for the others.
 
+    So are those of the ``concurrency_key``: of one key, so many attempts are under way at once as the definition says.
     If it has not started by ``start_by``, the attempt times out; None waits for ever.
     """
 
@@ -78,6 +80,7 @@ class TaskScheduled(Event, frozen=True, kw_only=True):
     task_id: str
     attempt: int
     start_by: datetime | None = None
+    concurrency_key: PayloadText = None
     inputs: Json | None = None
 
 

@@ -92,7 +92,8 @@ def _readied(state: RunState, event: e.TaskScheduled | e.TaskDelayed, status: Ta
         active += 1
         waits = _lose_interest(state, event.task_id, task)
     inputs = task.inputs if event.inputs is None else event.inputs
-    task = replace(task, status=status, attempt=attempt, inputs=inputs)
+    key = event.concurrency_key or task.concurrency_key
+    task = replace(task, status=status, attempt=attempt, concurrency_key=key, inputs=inputs)
     return replace(state, tasks=state.tasks.set(event.task_id, task), active=active, live_waits=waits)
 
 

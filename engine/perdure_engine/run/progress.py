@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from itertools import filterfalse
 
 from perdure_engine.definitions.durations import parse_duration
-from perdure_engine.definitions.names import ANY_COMPLETION
+from perdure_engine.definitions.names import ANY_COMPLETION, LONGEST_KEY
 from perdure_engine.run import events as e
 from perdure_engine.run.evolve import evolve
 from perdure_engine.run.matching import matching_triggers
@@ -60,11 +60,13 @@ class Progress:
             if self.state.status == "open":
                 self._latch(listeners, Occurrence(ANY_COMPLETION, payload))
 
-    def schedule(self, task_id: str, attempt: int, inputs: Json | None = None) -> None:
+    def schedule(self, task_id: str, attempt: int, inputs: Json | None = None, key: str | None = None) -> None:
         """Record that an attempt may start, and by when it has to."""
         limit = self.state.definition.tasks[task_id].schedule_to_start
         start_by = None if limit is None else self._at + timedelta(seconds=limit)
-        self.record(e.TaskScheduled(task_id=task_id, attempt=attempt, start_by=start_by, inputs=inputs))
+        self.record(
+            e.TaskScheduled(task_id=task_id, attempt=attempt, start_by=start_by, concurrency_key=key, inputs=inputs)
+        )
 
     def follow_start(self) -> None:
         """After RunStarted: every task its triggers touched, and every one that needs nothing."""
@@ -137,16 +139,17 @@ class Progress:
                     return
             inputs = None if spec.is_sleep else Json.of(spec.inputs.resolve(scope))
             delay = 0.0 if spec.delay is None else _seconds(spec.delay.resolve(scope))
-        except (TemplateError, PayloadRefused, _GuardError, _DelayError) as error:
+            key = None if spec.concurrency is None else _key(spec.concurrency.key.resolve(scope))
+        except (TemplateError, PayloadRefused, _GuardError, _DelayError, _KeyError) as error:
             kind = type(error).__name__.removeprefix("_")
             fault = Json.of({"type": kind, "message": str(error)})
             self.end(e.TaskFailed(task_id=task_id, attempt=0, error=fault))
             return
         if delay or spec.is_sleep:
             until = self._at + timedelta(seconds=delay)
-            self.record(e.TaskDelayed(task_id=task_id, until=until, inputs=inputs))
+            self.record(e.TaskDelayed(task_id=task_id, until=until, concurrency_key=key, inputs=inputs))
         else:
-            self.schedule(task_id, 1, inputs)
+            self.schedule(task_id, 1, inputs, key)
 
     def _fail_fast(self) -> None:
         state = self.state
@@ -240,6 +243,17 @@ class _GuardError(ValueError):
 
 class _DelayError(ValueError):
     """A delay's value is not a duration."""
+
+
+class _KeyError(ValueError):
+    """A concurrency key is nothing, or too long."""
+
+
+def _key(value: object) -> str:
+    key = value if isinstance(value, str) else Json.of(value).text.decode()
+    if value is None or not 0 < len(key) <= LONGEST_KEY:
+        raise _KeyError(f"the concurrency key is 1 to {LONGEST_KEY} characters, not {key[:40]!r}")
+    return key
 
 
 def _seconds(delay: object) -> float:

@@ -47,6 +47,7 @@ class TaskState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     node: UUID | None = None
     at_most_once: bool = False
     """Of the last attempt that started."""
+    concurrency_key: str | None = None
     inputs: Json = NULL
     output: Json | None = None
     error: Json | None = None

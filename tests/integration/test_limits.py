@@ -1,0 +1,187 @@
+"""Limits of a type, of a key and of a rate, on one node and over several; who blocks the event loop."""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+import structlog
+from applications import new_app, recorder, story, task, until, workflow
+from logs import rows
+
+import perdure
+from perdure_engine.errors import TaskTypeRefused
+from perdure_engine.limits import parse_rate
+
+pytestmark = pytest.mark.every_postgres
+
+
+class Gauge:
+    """How many attempts there are at once, by a name."""
+
+    def __init__(self) -> None:
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.times: defaultdict[str, list[float]] = defaultdict(list)
+
+    async def stay(self, name: str, seconds: float) -> None:
+        self.times[name].append(time.monotonic())
+        self.now[name] += 1
+        self.most[name] = max(self.most[name], self.now[name])
+        await asyncio.sleep(seconds)
+        self.now[name] -= 1
+
+
+def gauged(url: str, gauge: Gauge, seconds: float, **options: Any) -> perdure.App:
+    app = new_app(url)
+
+    @app.task("work", **options)
+    async def work(key: str = "all") -> None:
+        await gauge.stay(key, seconds)
+
+    return app
+
+
+def wide(tasks: int, **more: Any) -> dict[str, Any]:
+    return workflow("wide", *[task(f"t{n}", **more) for n in range(tasks)])
+
+
+async def test_a_node_executes_no_more_of_a_type_than_its_limit(database_url: str) -> None:
+    gauge = Gauge()
+    app = gauged(database_url, gauge, 0.05, limit=2)
+    others = recorder(app, "other")
+    async with app.node(views=False):
+        await app.register(workflow("w", *[task(f"t{n}") for n in range(8)], task("x", type="other")))
+        run = await app.start("w")
+        await until(lambda: len(others) == 1)
+        assert not gauge.times["all"][6:], "the other type did not wait for them"
+        await run.result(timeout=10)
+    assert gauge.most["all"] == 2
+
+
+async def test_no_more_attempts_of_a_key_at_once_than_its_limit_over_runs_and_nodes(database_url: str) -> None:
+    gauge = Gauge()
+    one, two = gauged(database_url, gauge, 0.03), gauged(database_url, gauge, 0.03)
+    definition = workflow(
+        "w",
+        task("a", concurrency={"key": "customer {{c}}", "limit": 2}, inputs={"key": "{{c}}"}),
+        task("b", "a.completed", concurrency="customer {{c}}", inputs={"key": "{{c}} alone"}),
+    )
+    async with one.node(views=False), two.node(views=False):
+        await one.register(definition)
+        runs = [await app.start("w", {"c": "ada" if n % 2 else "bob"}) for n in range(12) for app in (one, two)]
+        for run in runs:
+            await run.result(timeout=30)
+    assert gauge.most["ada"] <= 2 and gauge.most["bob"] <= 2
+    assert max(gauge.most.values()) == 2, "it is a limit, and not a lock"
+    assert rows(database_url, "select count(*) from perdure.permits") == [(0,)]
+
+
+async def test_a_permit_outlives_a_failure_no_longer_than_a_completion(database_url: str) -> None:
+    app = new_app(database_url)
+
+    @app.task("work", retry=perdure.Retry(attempts=2, initial=0.05, jitter=0), timeout=0.2)
+    async def work(task: perdure.Task, how: str) -> None:
+        if how == "raise":
+            raise ValueError("no")
+        if how == "hang" and task.attempt == 1:
+            await asyncio.sleep(30)
+
+    async with app.node(views=False):
+        await app.register(workflow("w", task("a", concurrency="one", inputs={"how": "{{how}}"})))
+        runs = [await app.start("w", {"how": how}) for how in ("raise", "hang", "fine", "raise", "fine")]
+        for run in runs:
+            await asyncio.gather(run.result(timeout=10), return_exceptions=True)
+        assert [await run.status() for run in runs] == ["failed", "completed", "completed", "failed", "completed"]
+    assert rows(database_url, "select count(*) from perdure.permits") == [(0,)]
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_for_its_key_leaves_no_permit(database_url: str) -> None:
+    app = new_app(database_url)
+    calls = recorder(app, seconds=0.5)
+    async with app.node(views=False):
+        await app.register(workflow("w", task("a", concurrency="one")))
+        first, second, third = [await app.start("w") for _ in range(3)]
+        await until(lambda: len(calls) == 1)
+        waiting = second if "TaskStarted a 1" not in story(database_url, second.run_id) else first
+        await app.cancel(waiting.run_id)
+        with pytest.raises(perdure.RunCancelled):
+            await waiting.result(timeout=5)
+        for run in (first, second, third):
+            await asyncio.gather(run.result(timeout=10), return_exceptions=True)
+        assert len(calls) == 2
+        await until(lambda: rows(database_url, "select count(*) from perdure.permits") == [(0,)])
+
+
+async def test_a_dead_nodes_permits_are_its_heirs(database_url: str) -> None:
+    dead, heir = new_app(database_url), new_app(database_url)
+    recorder(dead, seconds=60), recorder(heir)
+    async with dead.node(views=False):
+        await dead.register(workflow("w", task("a", concurrency="one")))
+        run, other = await dead.start("w"), await dead.start("w")
+        await until(lambda: rows(database_url, "select count(*) from perdure.permits") == [(1,)])
+    async with heir.node(views=False):
+        await heir.run(run.run_id).result(timeout=10)
+        await heir.run(other.run_id).result(timeout=10)
+    assert rows(database_url, "select count(*) from perdure.permits") == [(0,)]
+
+
+async def test_a_rate_holds_over_nodes_in_every_window(database_url: str) -> None:
+    gauge = Gauge()
+    one, two = (gauged(database_url, gauge, 0.0, rate="10/500ms") for _ in range(2))
+    async with one.node(views=False), two.node(views=False):
+        await one.register(wide(15))
+        runs = [await app.start("wide") for app in (one, two)]
+        for run in runs:
+            await run.result(timeout=20)
+    times = sorted(gauge.times["all"])
+    assert len(times) == 30
+    # What is granted begins a moment later, each a little sooner or later than the other.
+    windows = [sum(begin <= each < begin + 0.4 for each in times) for begin in times]
+    assert max(windows) <= 10
+    assert times[-1] - times[0] < 5, "it is a limit, and not a stop"
+
+
+@pytest.mark.parametrize("rate", ["10", "0/s", "ten/s", "10/", "10/fortnight", "1.5/s", "-1/s", "10/0s", 10])
+def test_a_rate_that_is_none_is_refused_with_a_sentence(rate: Any) -> None:
+    with pytest.raises(ValueError, match='a rate is written like "10/s", "100/m"'):
+        parse_rate(rate)
+    app = perdure.App("postgresql://nowhere/none")
+    with pytest.raises(TaskTypeRefused, match="the rate of work"):
+        app.task("work", rate=rate)(lambda: None)
+
+
+def test_rates_are_read_as_they_are_meant() -> None:
+    assert [parse_rate(text) for text in ("10/s", " 100 / m", "5/30s", "1/d")] == [
+        (10, 1),
+        (100, 60),
+        (5, 30),
+        (1, 86400),
+    ]
+
+
+async def test_priorities_decide_who_is_next(database_url: str) -> None:
+    app = new_app(database_url, concurrency=1)
+    calls = recorder(app, seconds=0.05)
+    async with app.node(views=False):
+        tasks = [task("low", priority=-1), task("a"), task("high", priority=9), task("b")]
+        await app.register(workflow("w", task("first"), *tasks))
+        await (await app.start("w")).result(timeout=10)
+    assert [each.task_id for each in calls.tasks] == ["first", "high", "a", "b", "low"]
+
+
+async def test_a_handler_that_blocks_the_event_loop_is_named(database_url: str) -> None:
+    app = new_app(database_url)
+
+    @app.task("rude")
+    async def rude() -> None:
+        time.sleep(1.0)
+
+    async with app.node(views=False):
+        await app.register(workflow("w", task("a", type="rude")))
+        with structlog.testing.capture_logs() as logs:
+            await (await app.start("w")).result(timeout=10)
+    (warning,) = [each for each in logs if "blocks the event loop" in each["event"]]
+    assert (warning["type"], warning["task"]) == ("rude", "a")
+    assert "time.sleep(1.0)" in warning["where"]
