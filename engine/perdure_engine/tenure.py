@@ -27,6 +27,7 @@ from perdure_engine.run import advance, new_run
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
+from perdure_engine.schedules.firing import Firing
 from perdure_engine.sealing import sealing_of
 from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import Snapshots
@@ -110,7 +111,10 @@ class Tenure:
             self._taker,
         )
         self.endings = Endings()
-        self.holder.listeners += [self._told, self.endings.told]
+        self.schedules = Firing(
+            self._session, self.appender, self.registry, schema, self.start_run, lambda: self.leases.shards, vault
+        )
+        self.holder.listeners += [self._told, self.endings.told, self.schedules.told]
         self.holder.refused.append(self._refused)
         self.router = Router(
             self._router_session, self.appender, self.registry, self.feed, schema, self.start, self._letters.set,
@@ -171,6 +175,7 @@ class Tenure:
             self._background.spawn(repeat(self._renew, self.leases.renewal_interval)),
             self._background.spawn(repeat(self.read_inbox, self._settings.poll, self._letters)),
             self._background.spawn(repeat(self.fire_timers, self._settings.scan, self._due)),
+            self._background.spawn(repeat(self.schedules.fire, self._settings.scan, self.schedules.wake)),
             self._background.spawn(repeat(self.scan, self._settings.scan)),
             self._background.spawn(repeat(self.router.run, 0.1)),
             self._background.spawn(repeat(self._taker.run, 1.0)),
@@ -209,6 +214,7 @@ class Tenure:
             self._taken -= shards
             self._letters.set()
             self.timers.look()
+            self.schedules.wake.set()
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
@@ -312,6 +318,9 @@ class Tenure:
                 await self._resume(letter.run)
                 self.inbox.discard([letter.id])
                 self.timers.look()
+            elif letter.kind == "schedule":
+                self.inbox.discard([letter.id])
+                self.schedules.wake.set()
             elif letter.kind == "cancel":
                 await self._cancel(letter)
             else:
