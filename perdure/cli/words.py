@@ -14,6 +14,7 @@ _STYLES = {
     "retrying": "yellow",
     "interrupted": "yellow",
     "stopping": "yellow",
+    "paused": "yellow",
     "failed": "red",
     "timed_out": "red",
     "cancelled": "magenta",

@@ -3,18 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from applications import Calls, new_app, recorder, task, until, workflow
+from dumps import found_in
+from freezegun import freeze_time
 from logs import execute, rows
 from scheduling import NOON, HandClock, at, fired, happened, runs
 
 import perdure
+from perdure.encryption import EncryptionSettings
 from perdure_engine.facts import ScheduleFired, ScheduleMissed, ScheduleSet
 from perdure_engine.identity import run_for_time, schedule_stream
 from perdure_engine.schedules.book import ScheduleRefused, UnknownSchedule
 from perdure_engine.schedules.schedule import Schedule, evolve
+from perdure_eventstore.vault.master import new_master_key
 
 pytestmark = pytest.mark.every_postgres
 
@@ -102,22 +107,25 @@ async def test_the_same_again_changes_nothing_and_another_changes_it(world: Worl
     assert moved.next_due == at(12, 15)
 
 
-async def test_a_schedule_set_by_another_process_is_seen_at_once_and_fires_by_the_clock_of_the_database(
-    database_url: str,
-) -> None:
-    """No clock set by hand: the row is due within the second."""
+@pytest.mark.parametrize("hours", [0, -7, 7])
+async def test_a_node_whose_own_clock_jumps_fires_by_that_of_the_database(database_url: str, hours: int) -> None:
+    """Set by another process, it is due within the second. No clock is set by hand here but the node's own."""
     app, client = new_app(database_url), new_app(database_url)
     recorder(app)
+    wrong = freeze_time(datetime.now(UTC) + timedelta(hours=hours), tick=True, real_asyncio=True)
     async with app.node(views=False), client:
         await app.register(REPORT)
         await client.schedule("s", "report", cron="* * * * *")
         await until(lambda: rows(database_url, "select count(*) from perdure.inbox") == [(0,)])
         execute(
             database_url,
-            "update perdure.schedules set next_due = date_trunc('second', clock_timestamp()) + interval '1 s'",
+            "update perdure.schedules set next_due = date_trunc('second', clock_timestamp()) + interval '2 s'",
         )
-        await client.schedule("s", "report", cron="* * * * *", overlap="allow")
-        await until(lambda: len(fired(database_url, "s")) == 1, 5)
+        with wrong:
+            await client.schedule("s", "report", cron="* * * * *", overlap="allow")
+            await asyncio.sleep(0.5)
+            assert fired(database_url, "s") == []
+            await until(lambda: len(fired(database_url, "s")) == 1, 5)
         ((late,),) = rows(
             database_url,
             """select extract(epoch from recorded_at - (data ->> 'due')::timestamptz)::float from perdure.events
@@ -353,3 +361,33 @@ async def test_the_input_of_a_schedule_is_payload(world: World) -> None:
     assert "secret" not in line[0] and "another" not in line[0]
     (set_,) = happened(world.url, "s")
     assert isinstance(set_, ScheduleSet) and set_.payload.value == {"n": "a secret"} and UTC is set_.next_due.tzinfo
+
+
+async def test_where_payloads_are_encrypted_so_is_the_input(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    new_master_key(tmp_path / "master")
+    clock = HandClock(monkeypatch)
+    app = new_app(database_url, encryption=EncryptionSettings(master_key=tmp_path / "master"))
+    recorder(app)
+    async with app.node(views=False):
+        await app.register(REPORT)
+        await app.schedule("s", "report", cron="0 * * * *", input={"n": "very-private-marker"})
+        clock.pass_by(hours=1)
+        await app.schedule("s", "report", cron="0 * * * *", input={"n": "very-private-marker"}, overlap="queue")
+        await until(lambda: len(runs(database_url)) == 1)
+        result = await app.run(runs(database_url)[0]).result(timeout=10)
+        assert result["a"]["n"] == "very-private-marker"
+    assert found_in(database_url, "very-private-marker") == []
+
+
+def test_the_blocking_face_has_the_same(database_url: str) -> None:
+    with new_app(database_url).blocking() as client:
+        client.register(REPORT, allow_unknown_types=True)
+        made = client.schedule("s", "report", cron="@daily", timezone="Europe/Berlin")
+        assert client.schedules() == [made]
+        assert client.pause_schedule("s", "why").paused and not client.resume_schedule("s").paused
+        day = datetime(2026, 1, 2, tzinfo=UTC)
+        assert len(client.backfill("s", day, day + timedelta(days=1), overlap="allow").backfills) == 1
+        client.delete_schedule("s")
+        assert client.schedules() == []
