@@ -10,13 +10,15 @@ import pytest
 from applications import Calls, new_app, recorder, task, until, workflow
 from dumps import found_in
 from freezegun import freeze_time
-from logs import execute, rows
+from logs import execute, opened, rows
 from scheduling import NOON, HandClock, at, fired, happened, runs
+from transfers import another_log, exported, import_lines, url_of
 
 import perdure
 from perdure.encryption import EncryptionSettings
 from perdure_engine.facts import ScheduleFired, ScheduleMissed, ScheduleSet
 from perdure_engine.identity import run_for_time, schedule_stream
+from perdure_engine.imported import ImportedWork
 from perdure_engine.schedules.book import ScheduleRefused, UnknownSchedule
 from perdure_engine.schedules.schedule import Schedule, evolve
 from perdure_eventstore.vault.master import new_master_key
@@ -391,3 +393,19 @@ def test_the_blocking_face_has_the_same(database_url: str) -> None:
         assert len(client.backfill("s", day, day + timedelta(days=1), overlap="allow").backfills) == 1
         client.delete_schedule("s")
         assert client.schedules() == []
+
+
+async def test_an_imported_log_brings_its_schedules_along(world: World) -> None:
+    await world.app.schedule("s", "held", cron="0 * * * *", overlap="queue")
+    await world.app.schedule("gone", "held", cron="0 * * * *")
+    await world.app.delete_schedule("gone")
+    for hour in (1, 2):
+        await world.pass_by(hours=1)
+        await until(lambda hour=hour: len(fired(world.url, "s")) == hour)  # type: ignore[misc]
+    await world.app.pause_schedule("s")
+    async with opened(world.url) as engine, another_log(world.url) as other:
+        text, _ = await exported(engine)
+        await import_lines(other, text, ImportedWork())
+        there = rows(url_of(other), "select s::text from perdure.schedules s")
+    assert there == rows(world.url, "select s::text from perdure.schedules s")
+    assert len(there) == 1

@@ -60,12 +60,13 @@ class ScheduleRows:
     def __init__(self, session: Session, schema: str) -> None:
         self._session = session
         columns = ", ".join(f"s.{column}" for column in ("schedule", *_COLUMNS, "waiting"))
-        # The row and the head of its stream in one snapshot: they commit together.
-        self._read = f"""select {columns}, h.version, h.hash,
-                exists (select from "{schema}".open_runs r where r.run = s.last_run)
+        # The row and the head of its stream in one snapshot: they commit together. With "exists" in the place of the
+        # second lateral, Postgres may choose to read all open runs.
+        self._read = f"""select {columns}, h.version, h.hash, o.run is not null
             from "{schema}".schedules s cross join lateral (
                 select version, hash from "{schema}".events e
-                where e.stream = s.schedule order by version desc limit 1) h"""
+                where e.stream = s.schedule order by version desc limit 1) h
+            left join lateral (select run from "{schema}".open_runs r where r.run = s.last_run limit 1) o on true"""
         self._due = f"""{self._read} where s.shard = any(%s) and not s.paused and s.next_due <= %s
             union all {self._read} where s.shard = any(%s) and s.has_more and (s.paused or s.next_due > %s)"""
         self._next = f"""select min(first.next_due) from unnest(%s::smallint[]) as mine (shard)
