@@ -21,6 +21,7 @@ from perdure.encryption import opened_vault, refuse_in_the_clear
 from perdure.errors import NotConnected
 from perdure.listening import Listening, Work
 from perdure.retention import archive
+from perdure.scheduling import Scheduling
 from perdure.settings import SCHEMA_NAME, Settings
 from perdure.tasks import register_builtins
 from perdure.within import AsyncWithin, execute_async
@@ -46,7 +47,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
 
-class App(Listening):
+class App(Listening, Scheduling):
     """An application's Perdure: task types, and a database once it is connected.
 
     ``async with app:`` connects a client, which publishes, starts and asks. ``async with app.node():`` also executes.

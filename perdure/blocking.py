@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from uuid import UUID
@@ -17,10 +18,12 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from perdure.client import Client, Run, as_id, as_json, check_event, check_reason
 from perdure.connected import connected
 from perdure.encryption import refuse_in_the_clear
+from perdure.scheduling import wanted
 from perdure.within import Within, execute
-from perdure_engine.facts import EventPublished, EventRouted
+from perdure_engine.facts import CatchUp, EventPublished, EventRouted, Overlap
 from perdure_engine.identity import new_id
 from perdure_engine.registry import Registered, Registration
+from perdure_engine.schedules.schedule import Schedule
 from perdure_engine.staging import Command, command_call, publish_call
 from perdure_eventstore.keeper import Erased
 
@@ -135,6 +138,48 @@ class BlockingClient:
             self._ask(lambda client: client.command(run_id, command, reason))
         else:
             execute(connection, command_call(run_id, command, check_reason(reason)), self._app.schema)
+
+    def schedule(
+        self,
+        name: str,
+        workflow_id: str,
+        *,
+        cron: str,
+        timezone: str = "UTC",
+        input: Any = None,
+        event: str | None = None,
+        key: str | None = None,
+        overlap: Overlap = "skip",
+        catch_up: CatchUp = "last",
+    ) -> Schedule:
+        """As App.schedule."""
+        asked = wanted(name, workflow_id, cron, timezone, input, event, key, overlap, catch_up)
+
+        async def set_it(client: Client) -> Schedule:
+            await client.check_key()
+            return await client.schedules.set(asked)
+
+        return self._ask(set_it)
+
+    def schedules(self) -> list[Schedule]:
+        """As App.schedules."""
+        return self._ask(lambda client: client.schedules.all())
+
+    def pause_schedule(self, name: str, reason: str = "") -> Schedule:
+        """As App.pause_schedule."""
+        return self._ask(lambda client: client.schedules.pause(name, reason))
+
+    def resume_schedule(self, name: str) -> Schedule:
+        """As App.resume_schedule."""
+        return self._ask(lambda client: client.schedules.resume(name))
+
+    def delete_schedule(self, name: str) -> None:
+        """As App.delete_schedule."""
+        self._ask(lambda client: client.schedules.delete(name))
+
+    def backfill(self, name: str, start: datetime, end: datetime, *, overlap: str | None = None) -> Schedule:
+        """As App.backfill."""
+        return self._ask(lambda client: client.schedules.backfill(name, start, end, overlap))
 
     def run(self, run_id: UUID) -> "BlockingRun":
         """A handle on a run; nothing is asked of the database yet."""

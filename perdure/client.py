@@ -22,6 +22,7 @@ from perdure_engine.node import Node
 from perdure_engine.registry import Registered, Registration, Registry
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
+from perdure_engine.schedules.book import Book
 from perdure_engine.sealing import sealing_of
 from perdure_engine.snapshots import Snapshots
 from perdure_engine.staging import Call, Command, command_call, start_call
@@ -67,6 +68,7 @@ class Client:
             where alive_until > clock_timestamp()"""
         self.appender = self._new_appender()
         self.registry = Registry(self._session, self.appender, schema)
+        self.schedules = Book(self._session, lambda: self.appender, self.registry, schema, vault)
         self._key_checked = vault is not None
         self._starts = Starts(self.reader, self.registry, lambda: self.appender.clock.moment())
 

@@ -60,6 +60,17 @@ EXAMPLES: list[Any] = [
     ),
     f.DefinitionRegistered(workflow_id="orders", number=2, digest="d1", payload=GIVEN),
     f.DefinitionRetired(workflow_id="orders", number=2),
+    f.ScheduleSet(
+        name="nightly", workflow_id="orders", cron="30 2 * * *", timezone="Europe/Berlin", overlap="queue",
+        catch_up="all", next_due=AT, event="ordered", key="ada", payload=GIVEN,
+    ),
+    f.SchedulePaused(reason="an audit"),
+    f.ScheduleResumed(next_due=AT),
+    f.ScheduleDeleted(),
+    f.ScheduleFired(due=AT, turn="clock", outcome="started", run=ID, reason="why", next_due=AT),
+    f.ScheduleMissed(first=AT, next_due=AT),
+    f.BackfillRequested(start=AT, end=AT, overlap="allow"),
+    f.BackfillPlanned(due=(AT, AT), upto=AT, ended=True),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""The events outside runs: published events, what they met, and definitions."""
+"""The events outside runs: published events, what they met, definitions, and schedules."""
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 from uuid import UUID
 
@@ -73,7 +74,108 @@ class DefinitionRetired(_Fact, frozen=True, kw_only=True):
     number: int
 
 
-Fact = EventPublished | StartRequested | EventRouted | DefinitionRegistered | DefinitionRetired
+Overlap = Literal["skip", "queue", "allow", "cancel_other"]
+"""What a schedule does that is due while the run it started last is open."""
+
+CatchUp = Literal["all", "last", "none"]
+"""Which times a schedule makes up for that passed while no node was there."""
+
+
+class ScheduleSet(_Fact, frozen=True, kw_only=True):
+    """A schedule was made or changed. Its runs' input is the payload; the rest as in ``StartRequested``."""
+
+    name: str
+    workflow_id: str
+    cron: str
+    timezone: str
+    overlap: Overlap
+    catch_up: CatchUp
+    next_due: datetime
+    event: str | None = None
+    key: PayloadText = None
+    payload: Json = NULL
+
+
+class SchedulePaused(_Fact, frozen=True, kw_only=True):
+    """Nothing is started from here on, but for backfills."""
+
+    reason: str = ""
+
+
+class ScheduleResumed(_Fact, frozen=True, kw_only=True):
+    """It goes on; what fell due while it was paused is passed over."""
+
+    next_due: datetime
+
+
+class ScheduleDeleted(_Fact, frozen=True, kw_only=True):
+    """It is no more; runs under way go on."""
+
+
+class ScheduleFired(_Fact, frozen=True, kw_only=True):
+    """What came of the time ``due``, which is never looked at again unless it was queued.
+
+    It was its turn by the clock, in the queue, or in a backfill. ``next_due`` follows one by the clock.
+    """
+
+    due: datetime
+    turn: Literal["clock", "queue", "backfill"]
+    outcome: Literal["started", "queued", "skipped", "refused"]
+    run: UUID | None = None
+    reason: str = ""
+    next_due: datetime | None = None
+
+
+class ScheduleMissed(_Fact, frozen=True, kw_only=True):
+    """Every time from ``first`` on and before ``next_due`` passed while no node was there, and is not made up for."""
+
+    first: datetime
+    next_due: datetime
+
+
+class BackfillRequested(_Fact, frozen=True, kw_only=True):
+    """Somebody wants a run for every time from ``start`` to ``end`` that has none."""
+
+    start: datetime
+    end: datetime
+    overlap: Literal["queue", "allow"]
+
+
+class BackfillPlanned(_Fact, frozen=True, kw_only=True):
+    """The next times of the oldest backfill that have no run yet; ``upto`` is where it goes on from."""
+
+    due: tuple[datetime, ...] = ()
+    upto: datetime
+    ended: bool = False
+
+
+Fact = (
+    EventPublished
+    | StartRequested
+    | EventRouted
+    | DefinitionRegistered
+    | DefinitionRetired
+    | ScheduleSet
+    | SchedulePaused
+    | ScheduleResumed
+    | ScheduleDeleted
+    | ScheduleFired
+    | ScheduleMissed
+    | BackfillRequested
+    | BackfillPlanned
+)
+
+ScheduleFact = (
+    ScheduleSet
+    | SchedulePaused
+    | ScheduleResumed
+    | ScheduleDeleted
+    | ScheduleFired
+    | ScheduleMissed
+    | BackfillRequested
+    | BackfillPlanned
+)
+"""What a schedule's stream holds."""
 
 _CODECS = Codecs(get_args(Fact))
 

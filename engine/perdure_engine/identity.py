@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import UTC, datetime
 from hashlib import sha256
 from uuid import UUID, uuid5
 
@@ -19,6 +20,16 @@ def workflow_stream(workflow_id: str) -> UUID:
 def run_for_event(event_id: UUID, workflow_id: str) -> UUID:
     """The run that a published event starts of a workflow: the same each time it is asked."""
     return uuid5(event_id, f"run:{workflow_id}")
+
+
+def schedule_stream(name: str) -> UUID:
+    """The stream of a schedule."""
+    return uuid5(_NAMESPACE, f"schedule:{name}")
+
+
+def run_for_time(schedule: UUID, due: datetime) -> UUID:
+    """The run that a schedule starts for the time ``due``: the same each time it is asked."""
+    return uuid5(schedule, f"due:{due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
 
 
 def start_stream(run: UUID) -> UUID:

@@ -19,8 +19,10 @@ from perdure_engine.faults import DefinitionRefused
 from perdure_engine.identity import start_stream
 from perdure_engine.run.codec import EVENT_TYPES, decode
 from perdure_engine.run.events import RunEvent, RunStarted
+from perdure_engine.schedules.refold import rewrite
 from perdure_engine.work import Rows, work_of
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.session import Borrowed
 from perdure_eventstore.transfer.entry import TransferRefused
 from perdure_eventstore.transfer.importing import Companion
 
@@ -84,6 +86,7 @@ class ImportedWork(Companion):
             raise TransferRefused(f"run {found[0]} has not ended, and its key cannot be read")
         for statement in (self._hold, self._letters, self._adopt):
             await connection.execute(statement.encode(), (first,))
+        await rewrite(Borrowed(connection), self.schema, first)
         await connection.execute(self._hint.encode())
 
 

@@ -1,6 +1,6 @@
 """Kinds of stream, by the types of the events they hold."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from perdure_engine.facts import (
     FACT_TYPES,
@@ -8,17 +8,19 @@ from perdure_engine.facts import (
     DefinitionRetired,
     EventPublished,
     EventRouted,
+    ScheduleFact,
     StartRequested,
 )
 from perdure_engine.run.codec import EVENT_TYPES
 
-Kind = Literal["run", "event", "definition"]
-"""The history of a run; a published event or a request, and what it met; the versions of a workflow."""
+Kind = Literal["run", "event", "definition", "schedule"]
+"""The history of a run; a published event or a request, and what it met; the versions of a workflow; a schedule."""
 
 _TYPES: dict[Kind, frozenset[str]] = {
     "run": frozenset(EVENT_TYPES),
     "event": frozenset({EventPublished.__name__, StartRequested.__name__, EventRouted.__name__}),
     "definition": frozenset({DefinitionRegistered.__name__, DefinitionRetired.__name__}),
+    "schedule": frozenset(kind.__name__ for kind in get_args(ScheduleFact)),
 }
 _KINDS: dict[str, Kind] = {type_: kind for kind, types in _TYPES.items() for type_ in types}
 assert _KINDS.keys() == {*EVENT_TYPES, *FACT_TYPES}, "an event type has no kind of stream"

@@ -39,7 +39,10 @@ class Reaching:
         session: Session,
         schema: str,
         now: Callable[[], datetime],
+        schedules: asyncio.Event,
     ) -> None:
+        """``schedules`` is set when there may be schedules that nobody knew of here."""
+        self._schedules = schedules
         self._holder, self._inbox, self._timers, self._leases = holder, inbox, timers, leases
         self._dispatch, self._appender, self._session, self._now = dispatch, appender, session, now
         self.letters = asyncio.Event()
@@ -64,6 +67,7 @@ class Reaching:
             self.taken -= shards
             self.letters.set()
             self._timers.look()
+            self._schedules.set()
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
@@ -163,6 +167,9 @@ class Reaching:
                 await self._resume(letter.run)
                 self._inbox.discard([letter.id])
                 self._timers.look()
+            elif letter.kind == "schedule":
+                self._inbox.discard([letter.id])
+                self._schedules.set()
             elif letter.kind in COMMANDS:
                 await self._command(letter)
             else:

@@ -209,6 +209,30 @@ rates = Table(
     comment="How many attempts of a task type began lately.",
 )
 
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("schedule", Uuid, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("workflow_id", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("overlap", Text, nullable=False),
+    Column("catch_up", Text, nullable=False),
+    Column("set_by", Integer, nullable=False, comment="The version of the event that has the input and the key."),
+    Column("paused", Boolean, nullable=False),
+    Column("next_due", DateTime(timezone=True), nullable=False),
+    Column("last_due", DateTime(timezone=True)),
+    Column("last_run", Uuid),
+    Column("waiting", JSON, comment="Times that wait for an earlier run, and what is left of backfills."),
+    Column("has_more", Boolean, nullable=False, comment="Its node has to look at it before it is due next."),
+    UniqueConstraint("name", name="schedules_name"),
+    Index("schedules_due", "shard", "next_due", postgresql_where=text("not paused")),
+    Index("schedules_more", "shard", postgresql_where=text("has_more")),
+    comment="Schedules that were set and not deleted.",
+)
+
 router = Table(
     "router",
     metadata,

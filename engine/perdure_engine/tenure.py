@@ -31,6 +31,7 @@ from perdure_engine.router import Router
 from perdure_engine.run import events as e
 from perdure_engine.run.state import RunState
 from perdure_engine.run_starts import RunStarts
+from perdure_engine.schedules.firing import Firing
 from perdure_engine.sealing import sealing_of
 from perdure_engine.slots import Slots
 from perdure_engine.snapshot_taker import SnapshotTaker
@@ -128,12 +129,22 @@ class Tenure:
         )
         self.endings = Endings()
         self.starts = RunStarts(self.holder, self.leases, self.appender, self.now)
-        self.holder.listeners += [self._told, self.endings.told]
+        self.schedules = Firing(
+            self._session,
+            self.appender,
+            self.registry,
+            schema,
+            self.starts.start_run,
+            lambda: self.leases.shards,
+            vault,
+        )
+        self.holder.listeners += [self._told, self.endings.told, self.schedules.told]
         self.holder.refused.append(self._refused)
         self.holder.stopping.append(self._stopping)
         self.reaching = Reaching(
-            self.holder, inbox, self.timers, self.leases, dispatch, self.appender, self._session, schema, self.now
-        )
+            self.holder, inbox, self.timers, self.leases, dispatch, self.appender, self._session, schema, self.now,
+            self.schedules.wake,
+        )  # fmt: skip
         self.assignments = Assignments(
             self._session, self.registry, self.attempts, placement, fence, self.now, schema, self._fenced.set, vault
         )
@@ -193,6 +204,7 @@ class Tenure:
                 repeat(self._renew, self.leases.renewal_interval, self._shards_free),
                 repeat(reaching.read_inbox, settings.poll, reaching.letters),
                 repeat(reaching.fire_timers, settings.scan, self._due),
+                repeat(self.schedules.fire, settings.scan, self.schedules.wake),
                 repeat(reaching.scan, settings.scan),
                 repeat(reaching.settle_dispatch, self.leases.renewal_interval, self._unplaced),
                 repeat(self.assignments.take_up, settings.poll, self._assigned),

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from perdure.cli.schedule_verbs import schedule
 from perdure.cli.verb import Common, verb
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="The master keys of encrypted payloads.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+app.add_typer(schedule, name="schedule")
 
 Exit = Coroutine[Any, Any, int]
 _HOW = "JSON, @FILE, or - for standard input."

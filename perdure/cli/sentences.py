@@ -14,6 +14,7 @@ from perdure_engine.erasure import ErasureRefused
 from perdure_engine.faults import DefinitionRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
+from perdure_engine.schedules.book import ScheduleRefused, UnknownSchedule
 from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused
@@ -29,7 +30,7 @@ from perdure_eventstore.verify import PlaceRefused
 
 _WRONG_USE = (
     SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused, PlaceRefused, VaultError,
-    ErasureRefused,
+    ErasureRefused, ScheduleRefused, UnknownSchedule,
 )  # fmt: skip
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 

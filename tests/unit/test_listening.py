@@ -15,7 +15,7 @@ from perdure_engine.run.codec import EVENT_TYPES
 
 
 def test_every_event_type_is_of_one_kind_of_stream() -> None:
-    kinds = [types_of(kind) for kind in ("run", "event", "definition")]
+    kinds = [types_of(kind) for kind in ("run", "event", "definition", "schedule")]
     assert sorted(type_ for types in kinds for type_ in types) == sorted({*EVENT_TYPES, *FACT_TYPES})
     assert kind_of("TaskCompleted") == "run"
     assert kind_of("DefinitionRetired") == "definition"
@@ -40,7 +40,7 @@ def test_an_interest_is_read_as_these_types(names: tuple[str, ...], kind: Any, t
 @pytest.mark.parametrize(
     ("names", "kind", "why"),
     [
-        ((), "runs", "there is no kind of stream 'runs'; there are run, event, definition"),
+        ((), "runs", "there is no kind of stream 'runs'; there are run, event, definition, schedule"),
         (("task_completed",), "event", "task_completed is no event in streams of kind 'event'; leave one of them out"),
         (("data_ready",), "run", "data_ready is no event in streams of kind 'run'; leave one of them out"),
     ],
