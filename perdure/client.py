@@ -196,8 +196,8 @@ class Client:
             endings = self.node.tenure.endings if self.node and self.node.tenure else None
             if endings and (state := endings.get(run)) is not None:
                 return state
-            if endings and not waited:
-                # Most runs that this process waits for it executes as well, and most of them are short.
+            if endings and (not waited or self._is_held(run)):
+                # Most runs that this process waits for it executes as well, and hears of their end.
                 waited = True
                 await endings.wait(run, _MOST_POLL)
                 continue
@@ -214,6 +214,10 @@ class Client:
             else:
                 await asyncio.sleep(pause)
             pause = min(pause * 1.3, _MOST_POLL)
+
+    def _is_held(self, run: UUID) -> bool:
+        tenure = self.node.tenure if self.node else None
+        return tenure is not None and tenure.holder.is_held(run)
 
     async def load(self, run: UUID) -> Loaded:
         """The run as its events are now. Raises UnknownRun."""

@@ -99,6 +99,10 @@ class Holder:
         """Whether the run is held, or was let go to wait for events or timers."""
         return run in self._held or run in self._parked
 
+    def is_held(self, run: UUID) -> bool:
+        """Whether it is this node that decides for the run now."""
+        return run in self._held
+
     async def get(self, run: UUID) -> HeldRun:
         """The run; if it is not held, it is loaded from the log and resumed. Raises UnknownRun, LogError."""
         while (loading := self._loading.get(run)) is not None and run not in self._held:

@@ -40,6 +40,7 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timers
 from perdure_engine.watchdog import Watchdog
 from perdure_engine.work import WorkStatement
+from perdure_eventstore.append import read_clock
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import FenceLost, LogError
 from perdure_eventstore.feed import Feed
@@ -161,6 +162,8 @@ class Tenure:
     async def __aenter__(self) -> Self:
         try:
             await self.leases.join()
+            # What is due is due by the database's clock, before this node has appended anything.
+            await read_clock(await self._session.connection(), self.appender.clock)
             self._appending = self._background.spawn(self.appender.run())
             await self._renew()
         except BaseException:

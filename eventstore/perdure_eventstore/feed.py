@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 _PENDING_POLL = 0.002
 _SETTLE = 0.02
+_OWN = 0.1
+"""Seconds within which one's own appends are looked at, if nobody waits: each look has readers of the log work."""
 _MOST_POLL = 0.1
 """Seconds between two looks for somebody's commit that does not come: a transaction may stay open for long."""
 
@@ -28,7 +30,7 @@ class Feed:
     """``await feed.beyond(position)`` returns the mark as soon as it is higher.
 
     A hint (``hint``, from a notification) makes it look at once, one that is not ``urgent`` (from one's own append)
-    within 20 ms, so that a busy node looks now and then and not at every commit. Without any it looks every
+    within 100 ms, so that a busy node looks now and then and not at every commit. Without any it looks every
     ``interval`` seconds, so a lost hint costs a delay and nothing else.
 
     While somebody who wrote has not committed it looks after 20 ms, or 2 if somebody waits, then twice as long each
@@ -147,7 +149,7 @@ class Feed:
             return
         self._poll = _SETTLE
         await _wait(self._hinted, self._interval)
-        await _wait(self._urgent, _SETTLE)
+        await _wait(self._urgent, _OWN)
 
 
 class Following:

@@ -15,7 +15,7 @@ import pytest
 from plans import MODES, filled, plan
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from perdure_engine import tenure
+from perdure_engine import reaching
 from perdure_engine.inbox import Inbox
 from perdure_engine.timers import Timers
 from perdure_eventstore.database import open_engine
@@ -141,6 +141,6 @@ def test_timers_are_found_by_an_index(
 async def test_the_open_runs_of_a_shard_are_found_by_its_index(
     connection: psycopg.Connection[Any], engine: AsyncEngine, mode: str
 ) -> None:
-    assert """'select run from "{schema}".open_runs where shard = any(%s)'""" in getsource(tenure)
+    assert """'select run from "{schema}".open_runs where shard = any(%s)'""" in getsource(reaching)
     found = plan(connection, mode, "select run from perdure.open_runs where shard = any(%s)", FEW)
     assert "using open_runs_shard" in found or "on open_runs_shard" in found
