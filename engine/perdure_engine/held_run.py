@@ -190,10 +190,15 @@ class HeldRun:
     def append_of(self, decision: Decision) -> Append:
         """The append that records ``decision``, with its working-set rows."""
         events = decision.events
-        state = self.state
+        before, parked = self.state, decision.state.is_parked
         work: Rows = work_of(
-            self.run_id, events, self.armed_at, paused=state.paused, tasks=state.definition.tasks
-        )  # fmt: skip
+            self.run_id,
+            events,
+            self.armed_at,
+            paused=before.paused,
+            parked=parked if parked != (before.is_parked and before.status != "new") else None,
+            tasks=before.definition.tasks,
+        )
         if assigned := self._owner.placement.assigned(self, events):
             work["assigned"] = assigned
         consumed = [{"id": message.inbox} for message in decision.messages if message.inbox is not None]

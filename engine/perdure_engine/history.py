@@ -1,20 +1,26 @@
 """A run out of its events."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from perdure_engine.registry import Registry
+from perdure_engine.registry import Registry, UnknownWorkflow
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
 from perdure_engine.snapshots import Snapshots
+from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.keeper import ARCHIVED, ERASED, KEEPING
 from perdure_eventstore.read import Reader
+from perdure_eventstore.vault.errors import VaultError
 
 _PAGE = 1_000
+_SHORT = 200
+"""Events of a run that is read together with others."""
 
 
 class Loaded(NamedTuple):
@@ -64,6 +70,30 @@ async def load_run(reader: Reader, registry: Registry, run: UUID, snapshots: Sna
     if loaded is None:
         raise UnknownRun(run)
     return loaded
+
+
+async def load_short(
+    reader: Reader, registry: Registry, runs: Sequence[UUID], snapshots: Snapshots
+) -> dict[UUID, Loaded]:
+    """Those of ``runs`` that are short, folded from one read. Whatever is the matter with another, ``load_run`` says.
+
+    Raises LogError.
+    """
+    found: dict[UUID, Loaded] = {}
+    short = min(_SHORT, snapshots.worth - 1)
+    try:
+        streams = await reader.firsts(runs, short + 1)
+    except VaultError:
+        return found
+    for run, events in streams.items():
+        if len(events) > short:
+            continue
+        with suppress(UnknownRun, UnknownWorkflow, UnreadableEvent, msgspec.MsgspecError):
+            loaded = await _begin(registry, run, events[0])
+            for event in events:
+                loaded = _fold(loaded, event)
+            found[run] = loaded
+    return found
 
 
 async def fold_tail(reader: Reader, registry: Registry, known: Loaded) -> Loaded:

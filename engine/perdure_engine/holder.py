@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -16,7 +16,7 @@ from perdure_engine.background import Background
 from perdure_engine.dispatch import Away
 from perdure_engine.exactly_once import ExactlyOnce, OwnRun
 from perdure_engine.held_run import HeldRun
-from perdure_engine.history import Loaded, fold_tail, load_run
+from perdure_engine.history import Loaded, fold_tail, load_run, load_short
 from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
 from perdure_engine.leases import Leases
@@ -87,17 +87,12 @@ class Holder:
         self._exactly_once, self._leases = exactly_once, leases
         self._snapshots, self._taker = snapshots, taker
         self._held: dict[UUID, HeldRun] = {}
-        self._parked: set[UUID] = set()
-        self._loading: dict[UUID, asyncio.Future[HeldRun]] = {}
+        self._loading: dict[UUID, asyncio.Future[None]] = {}
 
         self.spawn = background.spawn
 
     def __len__(self) -> int:
         return len(self._held)
-
-    def knows(self, run: UUID) -> bool:
-        """Whether the run is held, or was let go to wait for events or timers."""
-        return run in self._held or run in self._parked
 
     def is_held(self, run: UUID) -> bool:
         """Whether it is this node that decides for the run now."""
@@ -120,14 +115,35 @@ class Holder:
             if (held := self._held.get(run)) is None:
                 held = self._hold(HeldRun(self, self.resting.take(run) or loaded))
                 self._resume(held)
-            future.set_result(held)
             return held
-        except BaseException as error:
-            future.set_exception(error)
-            future.exception()
-            raise
         finally:
             del self._loading[run]
+            future.set_result(None)
+
+    async def load(self, runs: Sequence[UUID]) -> None:
+        """Hold ``runs``, as far as they can be read together; the others are for ``get``. Raises LogError."""
+        wanted = [run for run in dict.fromkeys(runs) if run not in self._held and run not in self._loading]
+        rested = [known for run in wanted if (known := self.resting.take(run)) is not None]
+        for known in rested:
+            self._hold(HeldRun(self, known))
+        wanted = [run for run in wanted if run not in self._held]
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loading.update(dict.fromkeys(wanted, future))
+        try:
+            for run, loaded in (await load_short(self._reader, self._registry, wanted, self._snapshots)).items():
+                # Somebody may have started it meanwhile, from its very first event, and let it go again.
+                if run not in self._held:
+                    self._resume(self._hold(HeldRun(self, self.resting.take(run) or loaded)))
+        finally:
+            for run in wanted:
+                del self._loading[run]
+            future.set_result(None)
+
+    def rest(self, runs: Iterable[UUID]) -> None:
+        """Let those of ``runs`` go that are held for nothing."""
+        for run in runs:
+            if (held := self._held.get(run)) is not None and not held.is_busy:
+                self.idle(held)
 
     def start_run(self, state: RunState, command: c.StartRun, armed_at: int | None = None) -> bool:
         """Start a run of this node's shards; its first commit is told to the listeners. False: it is held already."""
@@ -141,11 +157,13 @@ class Holder:
             raise
         return True
 
-    async def resume(self, run: UUID) -> None:
-        """Take up a run that nobody works on: load it, which resumes it, or let it go again to wait."""
+    async def resume(self, run: UUID) -> bool:
+        """Take up a run that nobody works on: load it, which resumes it, or let it go again. True: it is parked."""
         held = await self.get(run)
-        if not held.is_busy:
-            self.idle(held)
+        if held.is_busy:
+            return False
+        self.idle(held)
+        return held.state.is_parked
 
     def _resume(self, held: HeldRun) -> None:
         """What was under way is interrupted, what was scheduled waits for a slot."""
@@ -193,7 +211,6 @@ class Holder:
     def forget(self, whether: Callable[[UUID], bool]) -> None:
         """Forget the runs of which ``whether`` is true: they are another node's."""
         self._held = {run: held for run, held in self._held.items() if not whether(run)}
-        self._parked = {run for run in self._parked if not whether(run)}
         self.resting.forget(whether)
         self.placement.forget(whether)
 
@@ -248,13 +265,11 @@ class Holder:
             self._inbox.discard(inbox)
 
     def idle(self, run: HeldRun) -> None:
-        if not (run.state.is_ended or run.state.active == 0 or _is_parked(run.state)):
+        if not (run.state.is_ended or run.state.is_parked):
             return
         held = self._held.pop(run.run_id, None)
-        if not run.state.is_ended and run.state.status != "new":
-            self._parked.add(run.run_id)
-            if held is run:
-                self.resting.put(run.known)
+        if held is run and not run.state.is_ended and run.state.status != "new":
+            self.resting.put(run.known)
 
     async def reload(self, run: HeldRun) -> Loaded:
         return await fold_tail(self._reader, self._registry, run.known)
@@ -271,11 +286,5 @@ class Holder:
 
     def _hold(self, run: HeldRun) -> HeldRun:
         self._held[run.run_id] = run
-        self._parked.discard(run.run_id)
         self.resting.take(run.run_id)
         return run
-
-
-def _is_parked(state: RunState) -> bool:
-    """Whether a run waits for nothing that this node does: paused, with nothing under way."""
-    return state.paused and all(task.status != "started" for task in state.tasks.values())

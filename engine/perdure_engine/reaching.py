@@ -1,7 +1,7 @@
 """What reaches the runs of a node from outside: inbox rows, timers, shards taken over, results of other nodes."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -23,6 +23,9 @@ from perdure_eventstore.session import Session
 from perdure_eventstore.vault.errors import VaultError
 
 log = structlog.get_logger(__name__)
+
+_BATCH = 200
+"""Runs that are loaded together."""
 
 
 class Reaching:
@@ -52,18 +55,22 @@ class Reaching:
         self.has_taken = asyncio.Event()
         self.lock = asyncio.Lock()
         """Held while runs are looked up for what reached them, so that no shard is given away under them."""
-        self._open = f'select run from "{schema}".open_runs where shard = any(%s)'
+        self._active = f'select run from "{schema}".open_runs where shard = any(%s) and not parked'
+        self._park = f"""update "{schema}".open_runs set parked = true where run = any(%s)
+            and exists (select from "{schema}".shards s where s.shard = open_runs.shard and s.node = %s)"""
 
     async def take_over(self) -> None:
         """Resume every open run of newly leased shards. Apart from the renewal, which must not wait for it."""
         while self.taken:
             shards = frozenset(self.taken)
             await self._dispatch.adopt(sorted(shards))
-            rows = await self._session.fetch(self._open, (sorted(shards),))
-            if rows:
-                log.info("resuming open runs", runs=len(rows), shards=len(shards))
-            for (run,) in rows:
-                await self._resume(run)
+            runs = [row[0] for row in await self._session.fetch(self._active, (sorted(shards),))]
+            if runs:
+                log.info("resuming open runs", runs=len(runs), shards=len(shards))
+            for first in range(0, len(runs), _BATCH):
+                await self._take_up(runs[first : first + _BATCH])
+                # An outage's backlog shall not stand in the way of what goes on.
+                await self._appender.drain()
             self.taken -= shards
             self.letters.set()
             self._timers.look()
@@ -71,10 +78,19 @@ class Reaching:
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
+        rows = await self._session.fetch(self._active, (sorted(self._leases.shards),))
+        runs = [run for (run,) in rows if not self._holder.is_held(run)]
+        for first in range(0, len(runs), _BATCH):
+            await self._take_up(runs[first : first + _BATCH])
+
+    async def _take_up(self, runs: Sequence[UUID]) -> None:
         async with self.lock:
-            for (run,) in await self._session.fetch(self._open, (sorted(self._leases.shards),)):
-                if not self._holder.knows(run):
-                    await self._resume(run)
+            mine = [run for run in runs if shard_of(run) in self._leases.shards]
+            await self._holder.load(mine)
+            parked = [run for run in mine if await self._resume(run)]
+            if parked:
+                # Nothing reaches them meanwhile, so that nobody knows better.
+                await self._session.fetch(self._park, (parked, self._holder.node_id))
 
     async def read_inbox(self) -> None:
         """Hand what came from outside to its runs."""
@@ -84,11 +100,13 @@ class Reaching:
                 letters = await self._inbox.read(sorted(self._leases.shards))
                 handed = 0
                 try:
+                    await self._holder.load([letter.run for letter in letters])
                     for letter in letters:
                         await self._hand(letter)
                         handed += 1
                 finally:
                     self._inbox.forget([letter.id for letter in letters[handed:]])
+                    self._holder.rest(letter.run for letter in letters)
             if not letters:
                 return
             await self._appender.drain()
@@ -99,6 +117,7 @@ class Reaching:
             async with self.lock:
                 at = self._now()
                 timers = await self._timers.due(sorted(self._leases.shards), at)
+                await self._holder.load([timer.run for timer in timers])
                 for timer in timers:
                     await self._fire(timer)
             if not timers:
@@ -152,14 +171,16 @@ class Reaching:
             # One run that cannot be read shall not hold up everybody's timers.
             log.exception("a timer cannot be told to its run", run=str(timer.run), timer=timer.timer)
 
-    async def _resume(self, run: UUID) -> None:
+    async def _resume(self, run: UUID) -> bool:
+        """True: it is parked."""
         try:
-            await self._holder.resume(run)
+            return await self._holder.resume(run)
         except LogError:
             raise
         except Exception:
             # One run that cannot be read shall not keep the others from going on.
             log.exception("a run cannot be resumed", run=str(run))
+            return False
 
     async def _hand(self, letter: Letter) -> None:
         try:

@@ -42,12 +42,14 @@ def work_of(  # noqa: C901 - a line a type
     armed_at: int | None = None,
     *,
     paused: bool = False,
+    parked: bool | None = None,
     tasks: Mapping[str, TaskSpec] | None = None,
 ) -> Rows:
     """What ``events`` of ``run`` change in the working set.
 
     ``armed_at`` is the position from which its waits count, where that is not RunStarted's own; ``paused`` whether the
-    run was before. Where its definition's ``tasks`` are not known, timers are cleared that may not be there.
+    run was before; ``parked`` whether it is from now on, None if that is as it was. Where its definition's ``tasks``
+    are not known, timers are cleared that may not be there.
     """
     rows: Rows = {}
     for event in events:
@@ -84,6 +86,10 @@ def work_of(  # noqa: C901 - a line a type
                 _disarm(rows, run, event.trigger)
             case e.RunCompleted() | e.RunFailed() | e.RunTimedOut() | e.RunCancelled():
                 _add(rows, "closed", {"run": run})
+    if parked is not None and "opened" in rows:
+        rows["opened"][0]["parked"] = parked
+    elif parked is not None:
+        _add(rows, "parked", {"run": run, "parked": parked})
     if "closed" in rows:
         # What would be written only to be deleted again.
         rows = {"closed": rows["closed"]}

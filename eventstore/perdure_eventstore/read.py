@@ -32,6 +32,11 @@ class Reader:
         self._session, self._vault = session, vault
         select = f'select {_COLUMNS} from "{schema}".events'
         self._stream = f"{select} where stream = %s and version > %s order by version limit %s"
+        self._firsts = f"""select {", ".join(f"e.{each}" for each in RecordedEvent._fields)}
+            from unnest(%s::uuid[]) with ordinality s(stream, number)
+            cross join lateral (select * from "{schema}".events each where each.stream = s.stream
+                                order by each.version limit %s) e
+            order by s.number, e.version"""
         self._head = f'select version, hash from "{schema}".events where stream = %s order by version desc limit 1'
         between, in_order = f"{select} where position > %s and position <= %s", "order by position limit %s"
         in_part = IN_PART.format(parts="%s", part="%s")
@@ -53,6 +58,13 @@ class Reader:
             if len(events) < batch:
                 return
             after = events[-1].version
+
+    async def firsts(self, streams: Sequence[UUID], most: int) -> dict[UUID, list[RecordedEvent]]:
+        """The first events of each of ``streams``, at most ``most``; a stream that does not exist is left out."""
+        found: dict[UUID, list[RecordedEvent]] = {}
+        for event in await self._fetch(self._firsts, (list(streams), most), payloads=True):
+            found.setdefault(event.stream, []).append(event)
+        return found
 
     async def head(self, stream: UUID) -> Head:
         """The stream's head; NO_STREAM where there is none."""

@@ -7,6 +7,9 @@ alter table perdure.nodes add column at_most_once text[] not null default '{}';
 comment on column perdure.nodes.at_most_once is 'Those of its task types that it delivers at most once.';
 
 alter table perdure.open_runs add column paused boolean not null default false;
+alter table perdure.open_runs add column parked boolean not null default false;
+comment on column perdure.open_runs.parked is 'It waits for events, timers or to be resumed: no node has to look at it.';
+create index open_runs_active on perdure.open_runs (shard, run) where not parked;
 
 alter table perdure.timers add column held boolean not null default false;
 comment on column perdure.timers.held is 'Its run is paused: it waits until the run is resumed.';
@@ -49,7 +52,8 @@ declare
     ended uuid[];
 begin
     select * into work from json_to_record(companion) as w(
-        definitions json, retired json, closed json, opened json, paused json, timers json, cleared json, waits json,
+        definitions json, retired json, closed json, opened json, paused json, parked json,
+        timers json, cleared json, waits json,
         disarmed json, inbox json, consumed json, assigned json, released json,
         schedules json);
 
@@ -82,10 +86,16 @@ begin
         delete from perdure.open_runs where run = any (ended);
     end if;
     if work.opened is not null then
-        insert into perdure.open_runs (run, shard, workflow_id, key, started_at)
-        select r.run, r.shard, r.workflow_id, r.key, first_positions[r.a]
-        from json_to_recordset(work.opened) r(a integer, run uuid, shard smallint, workflow_id text, key text)
+        insert into perdure.open_runs (run, shard, workflow_id, key, started_at, parked)
+        select r.run, r.shard, r.workflow_id, r.key, first_positions[r.a], coalesce(r.parked, false)
+        from json_to_recordset(work.opened) r(a integer, run uuid, shard smallint, workflow_id text, key text,
+                                              parked boolean)
         where r.a <> all (losers);
+    end if;
+    if work.parked is not null then
+        update perdure.open_runs o set parked = r.parked
+        from json_to_recordset(work.parked) r(a integer, run uuid, parked boolean)
+        where r.a <> all (losers) and o.run = r.run;
     end if;
     if work.paused is not null then
         update perdure.open_runs o set paused = r.paused

@@ -18,7 +18,7 @@ from perdure_projections.checkpoint import Checkpoints
 from perdure_projections.folding import Step, step
 from perdure_projections.projection import Projection
 
-INTERVAL = 0.05
+INTERVAL = 0.25
 """Seconds between two rounds that fold less than a batch: under load, rounds fold more instead of coming more often."""
 
 STAND_BY = 0.5

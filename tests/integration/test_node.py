@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from applications import ONCE, facts, new_app, shards, story, task, until, workf
 
 import perdure
 from perdure_engine import holder
-from perdure_engine.history import load_run
+from perdure_engine.history import Loaded, load_short
 from perdure_engine.run import new_run
 from perdure_engine.run.commands import StartRun
 from perdure_eventstore.door import Json
@@ -95,16 +95,17 @@ async def test_a_run_whose_start_is_repeated_while_it_is_taken_over_goes_on(
     heir = lives.application(world.url, str(world.file))
     repeated = list[asyncio.Task[bool]]()
 
-    async def load_late(reader: Any, registry: Any, run_id: UUID, snapshots: Any) -> Any:
-        known = await load_run(reader, registry, run_id, snapshots)
+    async def load_late(reader: Any, registry: Any, runs: Sequence[UUID], snapshots: Any) -> dict[UUID, Loaded]:
+        found = await load_short(reader, registry, runs, snapshots)
+        (run_id,), (known,) = runs, found.values()
         tenure = heir.client.node.tenure if heir.client.node else None
         assert tenure is not None
         start = StartRun(at=tenure.now(), input=Json.of(None))
         repeated.append(asyncio.create_task(tenure.starts.start_run(new_run(known.state.definition, run_id), start)))
-        await until(lambda: tenure.holder.knows(run_id))
-        return known
+        await until(lambda: tenure.holder.is_held(run_id))
+        return found
 
-    monkeypatch.setattr(holder, "load_run", load_late)
+    monkeypatch.setattr(holder, "load_short", load_late)
     async with heir.node(views=False):
         await run.result(timeout=10)
         assert [await task for task in repeated] == [False]

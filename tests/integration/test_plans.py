@@ -141,6 +141,6 @@ def test_timers_are_found_by_an_index(
 async def test_the_open_runs_of_a_shard_are_found_by_its_index(
     connection: psycopg.Connection[Any], engine: AsyncEngine, mode: str
 ) -> None:
-    assert """'select run from "{schema}".open_runs where shard = any(%s)'""" in getsource(reaching)
-    found = plan(connection, mode, "select run from perdure.open_runs where shard = any(%s)", FEW)
-    assert "using open_runs_shard" in found or "on open_runs_shard" in found
+    assert """'select run from "{schema}".open_runs where shard = any(%s) and not parked'""" in getsource(reaching)
+    found = plan(connection, mode, "select run from perdure.open_runs where shard = any(%s) and not parked", FEW)
+    assert "using open_runs_active" in found or "on open_runs_active" in found

@@ -104,6 +104,13 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.status in ("completed", "failed", "timed_out", "cancelled")
 
     @property
+    def is_parked(self) -> bool:
+        """Whether it waits for nothing that a node does: only for events, timers, or to be resumed."""
+        if self.active == 0:
+            return not self.is_ended
+        return self.paused and all(task.status != "started" for task in self.tasks.values())
+
+    @property
     def shown_status(self) -> str:
         """``status`` for people: an open run that is paused is "paused"."""
         return "paused" if self.paused and self.status == "open" else self.status
