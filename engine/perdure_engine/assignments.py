@@ -86,6 +86,11 @@ class Assignments:
             )
             select (select count(*) from fence), (select count(*) from ended), pg_notify('{schema}', '')"""
 
+    @property
+    def has_some(self) -> bool:
+        """Whether anything was taken up that has not ended."""
+        return bool(self._mine)
+
     async def take_up(self) -> None:
         """Execute what is assigned to this node, and end what is taken back or cancelled."""
         rows = [_Row(*row) for row in await self._session.fetch(self._select, (self._fence[0],))]

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import structlog
 
+from perdure_engine.assignments import Assignments
 from perdure_engine.dispatch import Dispatch
 from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder
@@ -42,10 +43,11 @@ class Reaching:
         session: Session,
         schema: str,
         now: Callable[[], datetime],
+        assignments: Assignments,
         schedules: asyncio.Event,
     ) -> None:
         """``schedules`` is set when there may be schedules that nobody knew of here."""
-        self._schedules = schedules
+        self._assignments, self._schedules = assignments, schedules
         self._holder, self._inbox, self._timers, self._leases = holder, inbox, timers, leases
         self._dispatch, self._appender, self._session, self._now = dispatch, appender, session, now
         self.letters = asyncio.Event()
@@ -55,6 +57,9 @@ class Reaching:
         self.has_taken = asyncio.Event()
         self.lock = asyncio.Lock()
         """Held while runs are looked up for what reached them, so that no shard is given away under them."""
+        self._anything = f"""select
+            exists (select from "{schema}".inbox where {inbox.THERE}),
+            exists (select from "{schema}".assignments where node = %s)"""
         self._active = f'select run from "{schema}".open_runs where shard = any(%s) and not parked'
         self._park = f"""update "{schema}".open_runs set parked = true where run = any(%s)
             and exists (select from "{schema}".shards s where s.shard = open_runs.shard and s.node = %s)"""
@@ -72,6 +77,7 @@ class Reaching:
                 # An outage's backlog shall not stand in the way of what goes on.
                 await self._appender.drain()
             self.taken -= shards
+            self._inbox.sweep()
             self.letters.set()
             self._timers.look()
             self._schedules.set()
@@ -92,9 +98,18 @@ class Reaching:
                 # Nothing reaches them meanwhile, so that nobody knows better.
                 await self._session.fetch(self._park, (parked, self._holder.node_id))
 
-    async def read_inbox(self) -> None:
-        """Hand what came from outside to its runs."""
+    async def look(self) -> None:
+        """Take in what came from outside, if anything did: one statement where nothing has."""
         self._inbox.take_up()
+        asked = (*self._inbox.asked(sorted(self._leases.shards)), self._holder.node_id)
+        letters, assigned = (await self._session.fetch(self._anything, asked))[0]
+        if letters or self._inbox.has_useless:
+            await self.read_inbox()
+        if assigned or self._assignments.has_some:
+            await self._assignments.take_up()
+
+    async def read_inbox(self) -> None:
+        """Hand the rows of the inbox to their runs."""
         while True:
             async with self.lock:
                 letters = await self._inbox.read(sorted(self._leases.shards))
@@ -187,7 +202,7 @@ class Reaching:
             if letter.kind == "started":
                 await self._resume(letter.run)
                 self._inbox.discard([letter.id])
-                self._timers.look()
+                self._timers.look(old=False)
             elif letter.kind == "schedule":
                 self._inbox.discard([letter.id])
                 self._schedules.set()
