@@ -328,8 +328,10 @@ class Router:
         ]
         try:
             fact = EventRouted(matches=tuple(matches), reason=reason)
+            work = {"inbox": inbox} if inbox else None
+            # Whose runs they are may be another node's, and so may be who waits for the fact.
             await self._appender.append(
-                Append(published.stream, published.head, [encode_fact(fact)], {"inbox": inbox} if inbox else None)
+                Append(published.stream, published.head, [encode_fact(fact)], work, announce=bool(inbox))
             )
         except Conflict:
             # Another router was first.
