@@ -26,6 +26,7 @@ from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Retry
+from perdure_engine.doctor.doctor import Diagnosis
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
 from perdure_engine.identity import new_id
@@ -274,6 +275,13 @@ class App(Listening):
         ``workflow``: its runs alone; ``limit``: so many at most. Raises ArchiveRefused, LogError, OSError.
         """
         return await archive(self.client, folder, older_than, workflow=workflow, limit=limit)
+
+    async def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """Compare the working set with the log, beside nodes at work; with ``repair`` rebuild what is wrong.
+
+        Rebuilding holds up appends for a moment, and needs the rights of the schema's owner. Raises LogError.
+        """
+        return await self.client.doctor(repair=repair)
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""

@@ -18,6 +18,7 @@ from perdure.client import Client, Run, as_id, as_json, check_event, check_reaso
 from perdure.connected import connected
 from perdure.encryption import refuse_in_the_clear
 from perdure.within import Within, execute
+from perdure_engine.doctor.doctor import Diagnosis
 from perdure_engine.facts import EventPublished, EventRouted
 from perdure_engine.identity import new_id
 from perdure_engine.registry import Registered, Registration
@@ -71,6 +72,10 @@ class BlockingClient:
     def erase(self, run_id: UUID, *, reason: str = "", actor: str = "") -> Erased:
         """As App.erase."""
         return self._ask(lambda client: client.erase(run_id, reason, actor))
+
+    def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """As App.doctor."""
+        return self._ask(lambda client: client.doctor(repair=repair))
 
     def publish(
         self,

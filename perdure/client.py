@@ -14,6 +14,7 @@ from perdure.starts import Order, Starts
 from perdure_engine.arrivals import wrong_key
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
+from perdure_engine.doctor.doctor import Diagnosis, Doctor
 from perdure_engine.erasure import Erasure
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
 from perdure_engine.history import Loaded, RunArchived, UnknownRun, fold_tail, load_run
@@ -145,6 +146,11 @@ class Client:
         if self.node and self.node.tenure:
             self.node.tenure.endings.drop(stream)
         return erased
+
+    async def doctor(self, *, repair: bool) -> Diagnosis:
+        """See App.doctor."""
+        doctor = Doctor(self.engine, self.schema, self.registry.definition, self.vault)
+        return await (doctor.repair() if repair else doctor.look())
 
     async def stage_start(
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None
