@@ -1,5 +1,6 @@
 """Rows made as the log says."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from perdure_engine.doctor.faults import Fault, Row
@@ -11,9 +12,14 @@ _TYPES = {"xact": "xid8"}
 
 async def mend(log: Snapshot, faults: Sequence[Fault]) -> None:
     """Rebuild the rows of ``faults``, and have the nodes look at the runs they belong to. Raises LogError."""
+    statements: defaultdict[str, list[list[object]]] = defaultdict(list)
     # First what must not be there: the key of a run that is gone is another's.
     for fault in sorted(faults, key=lambda fault: fault.log is not None):
-        await log.session.fetch(*_statement(log.schema, fault))
+        statement, values = _statement(log.schema, fault)
+        statements[statement].append(values)
+    async with log.connection.cursor() as cursor:
+        for statement, rows in statements.items():
+            await cursor.executemany(statement.encode(), rows)
     runs = {fault.where["run"] for fault in faults if fault.log is not None and "run" in fault.where}
     adopted = f"""insert into "{log.schema}".inbox (run, shard, kind)
         select o.run, o.shard, 'started' from "{log.schema}".open_runs o where o.run = any(%s)"""
