@@ -65,7 +65,7 @@ class App(Listening):
 
         ``database_name`` is ``"embedded:FOLDER"`` or ``"postgresql://…"``; without it, PERDURE_DATABASE_URL is.
         ``lifespan`` is entered when the app connects, as in Starlette: a function from the app to an async context
-        manager, whose mapping becomes ``app.resources``. Raises DatabaseNotNamed, SettingsRefused.
+        manager, whose mapping becomes ``app.resources``. Raises DatabaseNotNamed, WrongUrl, SettingsRefused.
         """
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
