@@ -69,6 +69,8 @@ def _checked(name: str, port: str, text: str) -> _Host:
 def _in_query(url: URL) -> list[_Host]:
     """Those that are said as ``host=``; each once with its port, or all of them and all ports divided by commas."""
     given, ports = url.query.get("host", ()), url.query.get("port", ())
+    if not given:
+        return []
     if not isinstance(given, str):
         if ports:
             raise WrongUrl(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy import create_engine
 
 import perdure
 from perdure_eventstore.hosts import WrongUrl, read_url
@@ -11,7 +11,8 @@ from perdure_eventstore.hosts import WrongUrl, read_url
 
 def connecting(url: str) -> dict[str, Any]:
     """What psycopg is told, but for the user and the database."""
-    _, told = PGDialect_psycopg().create_connect_args(read_url(url))
+    engine = create_engine(read_url(url))
+    _, told = engine.dialect.create_connect_args(engine.url)
     return {name: value for name, value in told.items() if name not in ("user", "dbname", "password")}
 
 
@@ -45,6 +46,7 @@ def test_several_hosts_are_understood_however_they_are_written(url: str, hosts: 
     [
         ("postgresql://u@one:1/name", {"host": "one", "port": 1}),
         ("postgresql://u:a,b@one/name", {"host": "one"}),
+        ("postgresql://u@one/name?port=1", {"host": "one", "port": "1"}),
         ("postgresql://u@/name?host=/tmp/a&port=1", {"host": "/tmp/a", "port": "1"}),
         ("postgresql://u@one/name?target_session_attrs=any", {"host": "one", "target_session_attrs": "any"}),
     ],
