@@ -13,7 +13,7 @@ def connecting(url: str) -> dict[str, Any]:
     """What psycopg is told, but for the user and the database."""
     engine = create_engine(read_url(url))
     _, told = engine.dialect.create_connect_args(engine.url)
-    return {name: value for name, value in told.items() if name not in ("user", "dbname", "password")}
+    return {name: value for name, value in told.items() if name not in ("user", "dbname", "password", "context")}
 
 
 @pytest.mark.parametrize(
