@@ -35,6 +35,7 @@ from perdure_eventstore.door import Json
 from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.keeper import ARCHIVED, Erased, Keeper
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -99,7 +100,7 @@ class Client:
     async def check_key(self) -> None:
         """Raise VaultError where payloads are encrypted and this program cannot do so. Asked once."""
         if not self._key_checked:
-            await refuse_without_key(self._session, self.schema)
+            await patiently(lambda: refuse_without_key(self._session, self.schema), within=self._patience)
             self._key_checked = True
 
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":

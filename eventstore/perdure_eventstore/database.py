@@ -41,11 +41,14 @@ _ALIVE = {
 """A host that is gone without a word is given up after half a minute: the kernel alone would wait for hours."""
 
 
-def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) -> AsyncEngine:
+def open_engine(
+    url: str, *, pool_size: int = 10, connect_timeout: float = 5.0, pool_timeout: float = 30.0
+) -> AsyncEngine:
     """An engine for ``url`` (see ``hosts``). No connection is made yet. Raises WrongUrl.
 
-    ``pool_size`` connections, and ten more, are for whoever borrows one; sessions have their own beside them. What the
-    URL says of ``connect_timeout`` (seconds a host) and the like holds.
+    ``pool_size`` connections, and ten more, are for whoever borrows one, and waits for it ``pool_timeout`` seconds at
+    most; sessions have their own beside them. What the URL says of ``connect_timeout`` (seconds a host) and the like
+    holds.
     """
     parsed = read_url(url)
     options = {"connect_timeout": max(2, round(connect_timeout)), "application_name": "perdure", **_ALIVE}
@@ -54,7 +57,9 @@ def open_engine(url: str, *, pool_size: int = 10, connect_timeout: float = 5.0) 
         "hide_parameters": True,
         "connect_args": {name: value for name, value in options.items() if name not in parsed.query},
     }
-    engine = create_async_engine(parsed, pool_size=pool_size, max_overflow=_OVERFLOW, **settings)
+    engine = create_async_engine(
+        parsed, pool_size=pool_size, max_overflow=_OVERFLOW, pool_timeout=pool_timeout, **settings
+    )
     _apart[engine.sync_engine] = create_async_engine(parsed, poolclass=NullPool, **settings)
     return engine
 
