@@ -146,6 +146,47 @@ async def test_an_event_that_the_router_passed_over_is_routed_once_it_was_set_ba
             assert (await app.doctor()).faults == []
 
 
+async def test_two_open_runs_with_one_key_are_named(database_url: str) -> None:
+    async with app_of(database_url).node(views=False) as app:
+        await app.register(KEYED)
+        (first,) = await (await app.publish("opened", {"account": "a"})).runs(timeout=10)
+        execute(database_url, "delete from perdure.open_runs")
+        (second,) = await (await app.publish("opened", {"account": "a"})).runs(timeout=10)
+        assert first.run_id != second.run_id
+        (left,) = (await app.doctor(repair=True)).left
+        assert left.where == {"run": first.run_id}
+        assert str(left).endswith(f"run {second.run_id} is open with the same key: cancel one of the two")
+        await app.cancel(second.run_id)
+        await until(lambda: not rows(database_url, "select from perdure.open_runs"))
+        assert (await app.doctor(repair=True)).left == []
+        await app.publish("closed", {"account": "a"})
+        await first.result(timeout=10)
+        assert (await app.doctor()).faults == []
+
+
+async def test_whatever_is_lost_under_load_is_rebuilt_each_time(database_url: str) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    rebuilt = 0
+    async with app_of(database_url).node(views=False) as app:
+        for document in (SIMPLE, WAITING, HASTY, QUICK, STUMBLING):
+            await app.register(document)
+        work = asyncio.create_task(load(app, dice, 200))
+        while not work.done():
+            table = dice.choice(["open_runs", "timers", "waits"])
+            execute(database_url, f"delete from perdure.{table} where random() < 0.3")
+            diagnosis = await app.doctor(repair=True)
+            assert diagnosis.left == []
+            rebuilt += len(diagnosis.faults)
+            await asyncio.sleep(dice.random() * 0.1)
+        await work
+        await until(lambda: not rows(database_url, "select from perdure.inbox where kind = 'event'"))
+        assert (await app.doctor()).faults == []
+    print(f"{rebuilt} rows rebuilt")
+    assert rebuilt > 20
+
+
 async def _publish_endlessly(app: perdure.App) -> None:
     while True:
         await app.publish("quick")

@@ -100,9 +100,9 @@ class Doctor:
         async with one_moment(self._engine, read_only=False) as connection:
             await self._lock(connection)
             wrong = await self._compare(connection, found.faults)
-            await mend(self._snapshot(connection, []), [fault for fault in wrong.faults if not fault.lost])
-        log.info("the working set was rebuilt where it was wrong", rows=len(wrong.faults))
-        return Diagnosis(wrong.faults, found.remarks, repaired=True)
+            faults = await mend(self._snapshot(connection, []), wrong.faults)
+        log.info("the working set was rebuilt where it was wrong", rows=len(faults))
+        return Diagnosis(faults, found.remarks, repaired=True)
 
     async def _compare(self, connection: AsyncConnection[Any], only: Sequence[Fault] | None) -> Diagnosis:
         snapshot = self._snapshot(connection, [])
