@@ -42,6 +42,8 @@ def synchronous_pair(servers: Servers, version: Version) -> Iterator[Pair]:
     """Both running. What the primary has acknowledged, the standby has on its disk."""
     with servers.stopped(version) as primary, servers.stopped(version) as standby:
         standby.settings["primary_conninfo"] = f"host={primary.folder} port=5432 user=tester"
+        # Until it is back at a primary that was restarted, every COMMIT waits.
+        standby.settings["wal_retrieve_retry_interval"] = "100ms"
         standby.become_standby()
         primary.start()
         standby.start()

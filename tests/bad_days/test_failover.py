@@ -99,10 +99,12 @@ async def test_the_standby_is_promoted_and_nodes_and_clients_go_on_by_themselves
     assert verified.status == 0, verified.err
 
 
+@pytest.mark.parametrize("how", ["promoted", "restarted"])
 async def test_who_died_in_the_outage_is_found_out_and_who_did_not_is_left_in_peace(
-    pair: Pair, forks: ForkServer
+    pair: Pair, forks: ForkServer, how: str
 ) -> None:
     lease = 2.0
+    back = pair.standby if how == "promoted" else pair.primary
     async with work_lives.application(pair.url) as app:
         await app.register(work_lives.LONG)
         dying, living = (forks.fork(work_lives.node, url=pair.url) for _ in range(2))
@@ -116,19 +118,19 @@ async def test_who_died_in_the_outage_is_found_out_and_who_did_not_is_left_in_pe
         await asyncio.to_thread(pair.primary.kill)
         dying.kill()
         await asyncio.sleep(OUTAGE)
-        await asyncio.to_thread(pair.promote)
-        promoted = time.monotonic()
+        await asyncio.to_thread(pair.promote if how == "promoted" else pair.primary.start)
+        is_back = time.monotonic()
         of_whom = "select distinct (data ->> 'node')::uuid from perdure.events where type = 'TaskInterrupted'"
-        await until(lambda: rows(pair.standby.url, of_whom))
-        took = time.monotonic() - promoted
-        print(f"taken over {took:.1f} s after the promotion, with a lease of {lease} s")
+        await until(lambda: rows(back.url, of_whom))
+        took = time.monotonic() - is_back
+        print(f"taken over {took:.1f} s after the database was {how}, with a lease of {lease} s")
         assert 0.5 * lease < took < 3 * lease
-        await until(lambda: stories(pair.standby.url, "RunCompleted") == 40)
-        assert rows(pair.standby.url, of_whom) == [(lost,)]
+        await until(lambda: stories(back.url, "RunCompleted") == 40)
+        assert rows(back.url, of_whom) == [(lost,)]
         assert (await app.doctor()).faults == []
         living.signal(signal.SIGTERM)
         await asyncio.to_thread(living.wait, 30.0)
-    assert_kept(pair.standby.url)
+    assert_kept(back.url)
 
 
 async def asked_again(app: perdure.App, url: str) -> perdure.Run:
