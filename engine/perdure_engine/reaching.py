@@ -145,7 +145,7 @@ class Reaching:
         if not self._dispatch.has_work:
             return
         await self._dispatch.look()
-        if dead := await self._dispatch.lost():
+        if self._leases.may_judge and (dead := await self._dispatch.lost()):
             # They can record nothing any more: what they had ended by then is in the inbox.
             await self.read_inbox()
             async with self.lock:
