@@ -36,6 +36,9 @@ BREAKAGES: dict[str, Breakage] = {
         "update perdure.open_runs set started_at = started_at + 1 where run = {waiting}", "open_runs",
         {"run": "waiting"},
     ),
+    "a run that is active is taken for parked": (
+        "update perdure.open_runs set parked = true where run = {slow}", "open_runs", {"run": "slow"}
+    ),
     "a run is paused": (
         "update perdure.open_runs set paused = true where run = {waiting}", "open_runs", {"run": "waiting"}
     ),
@@ -126,14 +129,17 @@ BREAKAGES: dict[str, Breakage] = {
         "inbox", {},
     ),
     "an attempt that is not under way": (
-        "insert into perdure.assignments (run, task_id, attempt, shard, node, token)"
-        " values ({waiting}, 'first', 1, {its_shard}, {nobody}, 1)",
+        "insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, failures)"
+        " values ({waiting}, 'first', 1, {its_shard}, {nobody}, 1, '', 0)",
         "assignments", {"run": "waiting", "task_id": "first"},
     ),
     "an attempt of an ended run": (
-        "insert into perdure.assignments (run, task_id, attempt, shard, node, token)"
-        " values ({ended}, 'only', 1, 0, {nobody}, 1)",
+        "insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, failures)"
+        " values ({ended}, 'only', 1, 0, {nobody}, 1, '', 0)",
         "assignments", {"run": "ended", "task_id": "only"},
+    ),
+    "a permit of a run that has ended": (
+        "insert into perdure.permits (key, run, task_id) values ('one', {ended}, 'only')", "permits", {"run": "ended"}
     ),
     "the router is beyond the log": ("update perdure.router set position = 10000", "router", {"id": 1}),
     "the router passed over an event": (

@@ -95,11 +95,17 @@ async def doctor(url: str, *, repair: bool = False, **settings: Any) -> Diagnosi
 
 def working_set(url: str) -> dict[str, list[str]]:
     columns = {
-        "open_runs": "run, shard, workflow_id, key, started_at, paused", "timers": "run, timer, shard, due, held",
-        "waits": "run, trigger, event, key, armed_at", "assignments": "run, task_id, attempt, node",
+        "open_runs": "run, shard, workflow_id, key, started_at, paused, parked",
+        "timers": "run, timer, shard, due, held",
+        "waits": "run, trigger, event, key, armed_at",
+        "assignments": "run, task_id, attempt, node",
+        "permits": "key, run, task_id",
         "definitions": "workflow_id, number, digest, document, events, keyed, registered_at, retired_at",
-        "inbox": "run, shard, kind, event", "router": "position", "shards": "shard", "staged": "stream",
-    }  # fmt: skip
+        "inbox": "run, shard, kind, event",
+        "router": "position",
+        "shards": "shard",
+        "staged": "stream",
+    }
     return {
         table: sorted(map(repr, rows(url, f"select {wanted} from perdure.{table}{_BUT_COMMANDS.get(table, '')}")))
         for table, wanted in columns.items()

@@ -18,7 +18,7 @@ from perdure_engine.doctor.definitions import check_definitions
 from perdure_engine.doctor.faults import Fault
 from perdure_engine.doctor.inbox import check_inbox
 from perdure_engine.doctor.mending import mend
-from perdure_engine.doctor.places import check_router, check_shards, check_staged
+from perdure_engine.doctor.places import check_permits, check_router, check_shards, check_staged
 from perdure_engine.doctor.runs import check_runs
 from perdure_engine.doctor.snapshot import Snapshot, one_moment
 from perdure_eventstore.errors import LogError, LogUnavailable
@@ -37,11 +37,12 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_inbox,
     check_router,
     check_shards,
+    check_permits,
     check_staged,
 )
 """Each for some of the tables: all of what is wrong there, or what still is of what was found before."""
 
-_LOCKED: Final = ("open_runs", "timers", "waits", "inbox", "assignments", "definitions", "router", "shards")
+_LOCKED: Final = ("open_runs", "timers", "waits", "inbox", "assignments", "permits", "definitions", "router", "shards")
 _WAIT = "set local lock_timeout = '2s'"
 _TRIES = 5
 

@@ -19,6 +19,8 @@ class Expected:
         self.rows: dict[str, dict[Any, Row]] = {"open_runs": {}, "timers": {}, "waits": {}}
         self.under_way: dict[str, tuple[int, UUID]] = {}
         """The attempt of each task that is under way, and the node it is on."""
+        self.active: set[str] = set()
+        """The tasks that are scheduled, under way or on a timer."""
         self.event_id: UUID | None = None
         """The event that started it."""
         self.is_keyed = False
@@ -28,6 +30,7 @@ class Expected:
     def take(self, event: e.RunEvent, position: int) -> None:
         """Take in the next event."""
         self._put(work_of(self.run, [event]), position)
+        self._count(event)
         match event:
             case e.RunStarted():
                 self.event_id, self.is_keyed = event.event_id, event.keyed
@@ -37,6 +40,21 @@ class Expected:
                 self.under_way.get(event.task_id, (None,))[0] == event.attempt
             ):
                 del self.under_way[event.task_id]
+
+    def _count(self, event: e.RunEvent) -> None:
+        match event:
+            case e.TaskScheduled() | e.TaskDelayed():
+                self.active.add(event.task_id)
+            case e.TaskCompleted() | e.TaskSkipped() | e.TaskCancelled():
+                self.active.discard(event.task_id)
+            case e.TaskFailed(retry_at=None) | e.TaskTimedOut(retry_at=None):
+                self.active.discard(event.task_id)
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether no node has to look at the run."""
+        paused = any(row["paused"] for row in self.rows["open_runs"].values())
+        return not self.active or (paused and not self.under_way)
 
     def say_key(self, key: str | None) -> None:
         """The run's key, which is payload and was read apart."""
@@ -60,7 +78,7 @@ class Expected:
         """As ``write_work`` in the migrations does it."""
         opened, timers, waits = self.rows["open_runs"], self.rows["timers"], self.rows["waits"]
         for row in work.get("opened", ()):
-            opened[None] = {"paused": False, **_without(row, "run"), "started_at": position}
+            opened[None] = {"paused": False, "parked": False, **_without(row, "run"), "started_at": position}
         for row in work.get("paused", ()):
             for each in opened.values():
                 each["paused"] = row["paused"]

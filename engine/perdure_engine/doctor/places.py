@@ -54,6 +54,17 @@ async def check_shards(log: Snapshot, only: Sequence[Fault] | None = None) -> As
         log.remarks.append(f"leased to nodes that are not there: shard {', '.join(map(str, strange))}")
 
 
+async def check_permits(log: Snapshot, only: Sequence[Fault] | None = None) -> AsyncIterator[Fault]:
+    """That no permit outlives its run: others would wait for it for ever. Raises LogError."""
+    if only is not None and not any(fault.table == "permits" for fault in only):
+        return
+    left = f"""select key, run, task_id from "{log.schema}".permits p
+        where not exists (select from "{log.schema}".open_runs o where o.run = p.run)"""
+    async for page in log.pages(left, (), 1_000):
+        for key, run, task_id in page:
+            yield Fault("permits", {"key": key, "run": run, "task_id": task_id}, {}, None, "the run is not open")
+
+
 async def check_staged(log: Snapshot, only: Sequence[Fault] | None = None) -> AsyncIterator[Fault]:
     """That no transaction left behind what it was to move as it committed. Raises LogError."""
     if only is not None and not any(fault.table in ("staged", "staging") for fault in only):

@@ -19,7 +19,7 @@ _NOW = "select clock_timestamp() + interval '5 s'"
 """A node tells the time by its own clock, which may differ by so much."""
 
 _TABLES: Final = {
-    "open_runs": (None, ("shard", "workflow_id", "key", "started_at", "paused")),
+    "open_runs": (None, ("shard", "workflow_id", "key", "started_at", "paused", "parked")),
     "timers": ("timer", ("shard", "due", "held")),
     "waits": ("trigger", ("event", "key", "armed_at")),
     "assignments": ("task_id", ("attempt", "shard", "node")),
@@ -107,6 +107,10 @@ async def _causes(log: Snapshot, runs: Mapping[UUID, Expected]) -> dict[UUID, in
 
 def _leave_open(meant: Expected, there: Rows, cause: int | None) -> None:
     """What the log alone does not decide is as the rows have it."""
+    for row in meant.rows["open_runs"].values():
+        # A node that looks at it in vain does no harm; one that does not look, where it has to, does.
+        known = [each["parked"] for each in there["open_runs"].values()]
+        row["parked"] = meant.is_parked and (known[0] if known else True)
     for row in (*there["open_runs"].values(), *there["waits"].values()):
         meant.found_key(row["key"])
     for trigger, wait in meant.rows["waits"].items():
