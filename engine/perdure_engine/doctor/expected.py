@@ -20,7 +20,7 @@ class Expected:
         self.under_way: dict[str, tuple[int, UUID]] = {}
         """The attempt of each task that is under way, and the node it is on."""
         self.active: set[str] = set()
-        """The tasks that are scheduled, under way or on a timer."""
+        """The tasks that are scheduled or under way."""
         self.event_id: UUID | None = None
         """The event that started it."""
         self.is_keyed = False
@@ -43,11 +43,9 @@ class Expected:
 
     def _count(self, event: e.RunEvent) -> None:
         match event:
-            case e.TaskScheduled() | e.TaskDelayed():
+            case e.TaskScheduled():
                 self.active.add(event.task_id)
-            case e.TaskCompleted() | e.TaskSkipped() | e.TaskCancelled():
-                self.active.discard(event.task_id)
-            case e.TaskFailed(retry_at=None) | e.TaskTimedOut(retry_at=None):
+            case e.TaskCompleted() | e.TaskFailed() | e.TaskTimedOut() | e.TaskCancelled():
                 self.active.discard(event.task_id)
 
     @property
