@@ -71,8 +71,6 @@ class Leases:
         nodes, shards = f'"{schema}".nodes', f'"{schema}".shards'
         self._join = f"""insert into {nodes} (node, epoch, name, task_types, at_most_once, concurrency, alive_until)
             values (%s, %s, %s, %s, %s, %s, clock_timestamp() + %s)"""
-        self._live = f"""with alive as (update {nodes} set alive_until = clock_timestamp() + %s where node = %s)
-            select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()"""
         # For update first: it waits for an append in flight, which a change of the epoch alone would not.
         self._fence = f"""with dead as (select node from {nodes} where node <> %s and node in
                 (select node from {shards} where lease_until < clock_timestamp())
@@ -80,9 +78,18 @@ class Leases:
                      and pg_postmaster_start_time() < clock_timestamp() - %s)
                 order by node for update)
             update {nodes} n set epoch = n.epoch + 1 from dead where n.node = dead.node returning n.node"""
-        # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death.
-        self._renew = f"""update {shards} set lease_until = clock_timestamp() + %s where node = %s
-            and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard, token"""
+        # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death. What
+        # else a node has to know of the others comes with it: one at rest says nothing but this.
+        self._renew = f"""with mine as (
+                update {shards} set lease_until = clock_timestamp() + %s where node = %s
+                and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard, token
+            ), alive as (
+                update {nodes} set alive_until = clock_timestamp() + %s where node = %s
+            )
+            select coalesce((select array_agg(shard) from mine), '{{}}'),
+                coalesce((select array_agg(token) from mine), '{{}}'),
+                (select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()),
+                exists (select from {shards} where node <> %s and lease_until < clock_timestamp())"""
         # Only from the fenced: one whose lease runs out just now still believes that it may write.
         self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s, token = token + 1 from
             (select shard from {shards} where node is null or lease_until < clock_timestamp()
@@ -167,17 +174,18 @@ class Leases:
             if self._announced != (known := self._known_types()):
                 await self._session.fetch(self._announce, (*known, self._node))
                 self._announced = known
-            mine = dict(await self._session.fetch(self._renew, (self._length, self._node, self._node, self.epoch)))
+            asked = self._length, self._node, self._node, self.epoch, self._length, self._node, self._node, self._node
+            shards, tokens, others, has_expired = (await self._session.fetch(self._renew, asked))[0]
         except LogUnavailable:
             self._witness.missed()
             raise
         if self._witness.reached(sent):
             log.info("the database was out of reach, the other nodes get time to come back", seconds=self._seconds)
+        mine = dict(zip(shards, tokens, strict=True))
         if not self._tokens.keys() <= mine.keys():
             raise FenceLost(f"the lease of node {self._node} ran out")
-        others = (await self._session.fetch(self._live, (self._length, self._node, self._node)))[0][0]
         share = -(-SHARDS // (others + 1))
-        fenced = await self._declare_dead(sent)
+        fenced = await self._declare_dead(sent) if has_expired else []
         if len(mine) < share:
             mine |= dict(await self._session.fetch(self._take, (self._node, self._length, fenced, share - len(mine))))
         # Those taken by a statement whose answer was lost are new as well.

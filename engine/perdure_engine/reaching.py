@@ -72,10 +72,7 @@ class Reaching:
             runs = [row[0] for row in await self._session.fetch(self._active, (sorted(shards),))]
             if runs:
                 log.info("resuming open runs", runs=len(runs), shards=len(shards))
-            for first in range(0, len(runs), _BATCH):
-                await self._take_up(runs[first : first + _BATCH])
-                # An outage's backlog shall not stand in the way of what goes on.
-                await self._appender.drain()
+            await self._take_up_all(runs)
             self.taken -= shards
             self._inbox.sweep()
             self.letters.set()
@@ -84,10 +81,26 @@ class Reaching:
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
-        rows = await self._session.fetch(self._active, (sorted(self._leases.shards),))
+        # Those that were taken just now are being resumed.
+        shards = self._leases.shards - self.taken
+        rows = await self._session.fetch(self._active, (sorted(shards),))
         runs = [run for (run,) in rows if not self._holder.is_held(run)]
-        for first in range(0, len(runs), _BATCH):
-            await self._take_up(runs[first : first + _BATCH])
+        await self._take_up_all(runs)
+
+    async def _take_up_all(self, runs: Sequence[UUID]) -> None:
+        """A batch is read while what the one before made is recorded, and no more: what goes on is not trampled on."""
+        recorded: asyncio.Task[None] | None = None
+        try:
+            for first in range(0, len(runs), _BATCH):
+                await self._take_up(runs[first : first + _BATCH])
+                if recorded is not None:
+                    await recorded
+                recorded = asyncio.create_task(self._appender.drain())
+            if recorded is not None:
+                await recorded
+        finally:
+            if recorded is not None:
+                recorded.cancel()
 
     async def _take_up(self, runs: Sequence[UUID]) -> None:
         async with self.lock:
