@@ -7,7 +7,7 @@ the result.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -61,6 +61,8 @@ class Dispatch:
         """Called for who waited, with a node."""
         self.away: dict[tuple[UUID, str], Away] = {}
         self._peers: dict[UUID, _Peer] = {}
+        self._on_the_way: Counter[UUID] = Counter()
+        """Of each node, the attempts that were given room there and are not on the disk yet."""
         self._looked = -_FRESH
         self._waiting: dict[str, deque[tuple[HeldRun, str]]] = {}
         self._warned: set[str] = set()
@@ -97,11 +99,13 @@ class Dispatch:
     def give_back(self, begun: Iterable[BeginAttempt]) -> None:
         """These do not begin."""
         for begin in begun:
+            self._on_the_way[begin.node] -= 1
             self._has_room(begin.node)
 
     def sent(self, run: UUID, task_id: str, away: Away) -> None:
         """The attempt is on the disk as another node's."""
         self.away[run, task_id] = away
+        self._on_the_way[away.node] -= 1
 
     def ended(self, run: UUID, task_id: str, attempt: int) -> None:
         """What came of it is known."""
@@ -134,7 +138,7 @@ class Dispatch:
         """Learn which nodes live and have room, and begin what waited for one."""
         rows = await self._session.fetch(self._look, (self._node,))
         self._looked = asyncio.get_running_loop().time()
-        self._peers = {node: _Peer(types, once, room) for node, types, once, room in rows}
+        self._peers = {node: _Peer(types, once, room - self._on_the_way[node]) for node, types, once, room in rows}
         self._pump()
         for type_ in self._waiting.keys() - self._warned:
             if not any(type_ in peer.types for peer in self._peers.values()):
@@ -170,6 +174,7 @@ class Dispatch:
             return None
         node = max(able)[1]
         self._peers[node].room -= 1
+        self._on_the_way[node] += 1
         return Choice(node, type_ in self._peers[node].at_most_once)
 
     def _has_room(self, node: UUID) -> None:

@@ -308,7 +308,7 @@ class HeldRun:
         )  # fmt: skip
         self._mailbox = []
         if letters:
-            self._owner.consumed(letters, recorded=True)
+            self._owner.undecided(letters)
         self._owner.failed(self, error)
         self._next()
 

@@ -258,6 +258,9 @@ class Holder:
         for told in self.refused:
             told(run.run_id, error)
 
+    def undecided(self, inbox: Sequence[int]) -> None:
+        self._inbox.hand_again(inbox)
+
     def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
         if recorded:
             self._inbox.forget(inbox)

@@ -125,10 +125,14 @@ class Inbox:
 
     def take_up(self) -> None:
         """Hand out again what was postponed."""
-        if self._early:
-            self._bound.lift()
-        self.forget(self._early)
+        self.hand_again(self._early)
         self._early.clear()
+
+    def hand_again(self, ids: Collection[int]) -> None:
+        """These rows are still there, and undecided."""
+        if ids:
+            self._bound.lift()
+            self.forget(ids)
 
     def forget(self, ids: Collection[int]) -> None:
         """These rows are gone, or their run is no longer this node's."""

@@ -111,11 +111,13 @@ class Leases:
                 where s.node = fence.node and s.shard = any(%s)
             )
             select (select count(*) from fence), pg_notify('{schema}', '{SHARDS_FREE}')"""
-        self._give = f"""with given as (
+        # Together: whoever hears of it counts the nodes to know its share.
+        self._release = f"""with given as (
                 update {shards} set node = null, lease_until = '-infinity' where node = %s and shard = any(%s)
+            ), gone as (
+                delete from {nodes} where node = %s
             )
             select pg_notify('{schema}', '{SHARDS_FREE}')"""
-        self._leave = f"delete from {nodes} where node = %s"
         self._announce = f"update {nodes} set task_types = %s, at_most_once = %s where node = %s"
         self._sweep = f"""delete from {nodes} n where n.alive_until < clock_timestamp() - interval '1 day'
             and not exists (select from {shards} s where s.node = n.node)"""
@@ -225,6 +227,5 @@ class Leases:
 
     async def release(self) -> None:
         """Give everything back at once, for a clean stop."""
-        await self._session.fetch(self._give, (self._node, sorted(self._tokens)))
-        await self._session.fetch(self._leave, (self._node,))
+        await self._session.fetch(self._release, (self._node, sorted(self._tokens), self._node))
         self._tokens, self._until = {}, 0.0

@@ -133,7 +133,7 @@ class Reaching:
                         await self._hand(letter)
                         handed += 1
                 finally:
-                    self._inbox.forget([letter.id for letter in letters[handed:]])
+                    self._inbox.hand_again([letter.id for letter in letters[handed:]])
                     self._holder.rest(letter.run for letter in letters)
             if not letters:
                 return

@@ -89,7 +89,7 @@ class Tenure:
         self.node_id = new_id()
         self._settings = settings
         self._fenced, self._due = asyncio.Event(), asyncio.Event()
-        self._unplaced, self._shards_free = asyncio.Event(), asyncio.Event()
+        self._unplaced, self._shards_free, self._too_many = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._background = Background()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self._snapshot_session = Session(engine)
@@ -205,6 +205,7 @@ class Tenure:
             for duty in (
                 repeat(reaching.take_over, settings.scan, reaching.has_taken),
                 repeat(self._renew, self.leases.renewal_interval, self._shards_free),
+                repeat(self._give_surplus, settings.scan, self._too_many),
                 repeat(reaching.look, settings.poll, reaching.letters),
                 repeat(reaching.fire_timers, settings.scan, self._due),
                 repeat(self.schedules.fire, settings.scan, self.schedules.wake),
@@ -259,7 +260,13 @@ class Tenure:
         if reaching.taken:
             reaching.has_taken.set()
         elif self.leases.surplus > 0:
-            await self._hand_over.give(self.holder.quietest(self.leases.shards, self.leases.surplus))
+            self._too_many.set()
+
+    async def _give_surplus(self) -> None:
+        """Apart from the renewal, which must not wait until what is in flight is recorded."""
+        if self.leases.surplus > 0 and not self.reaching.taken:
+            shards, self.leases.surplus = self.holder.quietest(self.leases.shards, self.leases.surplus), 0
+            await self._hand_over.give(shards)
 
     async def _until_fenced(self) -> None:
         await self._fenced.wait()

@@ -272,7 +272,7 @@ async def test_what_waits_for_a_slot_moves_with_its_shard(database_url: str, nod
     assert placement.slots.waiting == len(runs) - len(moved) - placement.slots.limit or placement.slots.waiting < 60
 
 
-async def test_a_clean_stop_hands_over_within_a_second(database_url: str, nodes: AsyncExitStack) -> None:
+async def test_a_clean_stop_hands_over_at_once(database_url: str, nodes: AsyncExitStack) -> None:
     first, second = new_app(database_url, lease=10.0), await join(nodes, database_url, "work", lease=10.0)
     recorder(first, "work", seconds=60)
     async with first.node(views=False):
@@ -280,7 +280,8 @@ async def test_a_clean_stop_hands_over_within_a_second(database_url: str, nodes:
         await first.register(workflow("one", task("a")))
         run = next(run for run in [await first.start("one") for _ in range(20)] if _owned_by(first, run))
         await until(lambda: "TaskStarted a 1" in story(database_url, run.run_id))
-    await until(lambda: len(shards(database_url).get(node_of(second).node_id, ())) == 64, 1.0)
+    # The lease has ten seconds to go; on a quiet machine it takes a tenth of one.
+    await until(lambda: len(shards(database_url).get(node_of(second).node_id, ())) == 64, 3.0)
     assert await run.result(timeout=5) == {"a": {}}
 
 

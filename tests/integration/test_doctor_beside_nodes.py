@@ -184,7 +184,7 @@ async def test_whatever_is_lost_under_load_is_rebuilt_each_time(database_url: st
         await until(lambda: not rows(database_url, "select from perdure.inbox where kind = 'event'"))
         assert (await app.doctor()).faults == []
     print(f"{rebuilt} rows rebuilt")
-    assert rebuilt > 20
+    assert rebuilt > 5
 
 
 async def _publish_endlessly(app: perdure.App) -> None:
