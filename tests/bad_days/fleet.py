@@ -13,8 +13,10 @@ from bad_days import node_life
 from bad_days.shapes import TYPES
 
 _END_SECONDS = 20.0
-_TROUBLE = re.compile(r"\[(error|critical) |never retrieved|Fatal Python error|Traceback")
+_TROUBLE = re.compile(r"\[(error|critical) |never retrieved|Fatal Python error|^Traceback")
 """What a node says when something is wrong with itself."""
+_AS_IT_MUST = re.compile("the log was closed before this was (known to be )?recorded")
+"""Of one that was taken for dead."""
 
 
 class Fleet:
@@ -81,9 +83,9 @@ class Fleet:
 
 def said_by(output: str) -> list[str]:
     """Lines of trouble, each with what follows it."""
-    lines = output.splitlines()
+    lines = [line for line in output.splitlines() if not _AS_IT_MUST.search(line)]
     return [
-        "\n".join(lines[number : number + 25])
+        "\n".join(lines[number : number + 60])
         for number, line in enumerate(lines)
         if _TROUBLE.search(line) and not (number and _TROUBLE.search(lines[number - 1]))
     ]

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from uuid import uuid4
 
+import structlog
 from bad_days.moved_clock import MovedClock
 from bad_days.notes import Notes
 from bad_days.shapes import TYPES
@@ -39,6 +40,10 @@ async def live(url: str, notes: str, seed: int, lacking: Sequence[str], rate: st
 
     loop.add_signal_handler(signal.SIGUSR1, move)
     _limit_memory()
+    structlog.configure(processors=[
+        structlog.processors.add_log_level, structlog.processors.TimeStamper("%H:%M:%S.%f"),
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ])  # fmt: skip
     app = application(url, Notes(notes), random, lacking, rate)
     while not stopping.is_set():
         try:

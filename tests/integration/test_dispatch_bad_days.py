@@ -14,8 +14,10 @@ from applications import facts, new_app, recorder, story, task, until, workflow
 from logs import execute, rows
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
 import perdure
+from perdure_engine.leases import Leases
 from perdure_engine.tenure import Tenure
 from perdure_eventstore.errors import LogUnavailable
 from perdure_eventstore.session import Session
@@ -164,3 +166,29 @@ async def test_a_booking_whose_result_was_on_its_way_when_its_runs_owner_died_is
 
 async def _nothing() -> list[Any]:
     return []
+
+
+async def test_a_node_that_cannot_join_anew_waits_for_the_log(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = new_app(database_url)
+    recorder(app)
+    async with app.node(views=False):
+        first, join, tries = tenure_of(app), Leases.join, list[Leases]()
+
+        async def lost(leases: Leases) -> None:
+            tries.append(leases)
+            if len(tries) == 1:
+                raise LogUnavailable("the connection was lost")
+            await join(leases)
+
+        monkeypatch.setattr(Leases, "join", lost)
+        await app.register(workflow("w", task("a")))
+        with capture_logs() as said:
+            execute(database_url, "update perdure.nodes set epoch = epoch + 1")
+            run = await app.start("w")
+            await run.result(timeout=10)
+        assert tenure_of(app) is not first and len(tries) == 2
+        assert [
+            each["event"] for each in said if each["log_level"] == "error" and "recorded" not in each["event"]
+        ] == []
