@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
 
 from perdure_engine.assignments import Assignments
-from perdure_engine.dispatch import Dispatch
+from perdure_engine.dispatch import Attempted, Dispatch
 from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder
 from perdure_engine.identity import shard_of
@@ -20,6 +21,7 @@ from perdure_engine.run.state import RunState
 from perdure_engine.timers import Timer, Timers
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import LogError
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 from perdure_eventstore.vault.errors import VaultError
 
@@ -162,27 +164,26 @@ class Reaching:
             # They can record nothing any more: what they had ended by then is in the inbox.
             await self.read_inbox()
             async with self.lock:
-                lost = await self._dispatch.revoke_lost(dead, self._leases.shards)
-                for run, task_id, attempt in lost:
-                    await self._interrupt(run, task_id, attempt)
+                for lost in await self._dispatch.revoke(self._dispatch.lost_with(dead)):
+                    await self._end(lost, c.InterruptAttempt)
 
     async def cancel_away(self, run: UUID, tasks: Iterable[tuple[str, int]], grace: float) -> None:
         """Ask other nodes for the end of ``tasks`` of a run that stops; after ``grace`` seconds take them back."""
-        await self._dispatch.cancel_run(run)
+        await patiently(partial(self._dispatch.cancel_run, run))
         await asyncio.sleep(grace)
-        async with self.lock:
-            if shard_of(run) not in self._leases.shards:
-                return
-            for task_id, attempt in tasks:
-                if await self._dispatch.revoke(run, task_id, attempt):
-                    self._dispatch.ended(run, task_id, attempt)
-                    held = await self._holder.get(run)
-                    held.tell(c.CancelAttempt(at=self._now(), task_id=task_id, attempt=attempt))
+        await patiently(partial(self._take_back, run, [Attempted(run, *task) for task in tasks]))
 
-    async def _interrupt(self, run: UUID, task_id: str, attempt: int) -> None:
-        self._dispatch.ended(run, task_id, attempt)
-        held = await self._holder.get(run)
-        held.tell(c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt))
+    async def _take_back(self, run: UUID, attempts: Sequence[Attempted]) -> None:
+        async with self.lock:
+            if shard_of(run) in self._leases.shards:
+                for late in await self._dispatch.revoke(attempts):
+                    await self._end(late, c.CancelAttempt)
+
+    async def _end(self, attempt: Attempted, how: type[c.InterruptAttempt] | type[c.CancelAttempt]) -> None:
+        # It is forgotten last: a run that cannot be read now is looked at again.
+        held = await self._holder.get(attempt.run)
+        self._dispatch.ended(*attempt)
+        held.tell(how(at=self._now(), task_id=attempt.task_id, attempt=attempt.attempt))
 
     async def _fire(self, timer: Timer) -> None:
         try:

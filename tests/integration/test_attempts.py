@@ -242,3 +242,23 @@ async def test_what_cannot_be_executed_so_is_refused_with_a_sentence() -> None:
         app.task(delivery="twice")(beat)  # type: ignore[arg-type]
     with pytest.raises(TaskTypeRefused, match="the heartbeat of beat is 0 s"):
         app.task(heartbeat=0)(beat)
+
+
+async def test_an_attempt_that_somebody_else_cancels_is_interrupted_and_not_failed(database_url: str) -> None:
+    app = new_app(database_url)
+
+    @app.task(retry=perdure.Retry(attempts=1))
+    async def long(task: perdure.Task) -> int:
+        await asyncio.sleep(0 if task.attempt > 1 else 30)
+        return task.attempt
+
+    async with app.node(views=False):
+        await app.register(one("long"))
+        run = await app.start("one")
+        under_way = app.client.node.tenure.attempts  # type: ignore[union-attr]
+        await until(lambda: len(under_way))
+        # As asyncio.run does to all there are when the event loop ends.
+        for attempt in under_way:
+            attempt.work.cancel()
+        assert await run.result(timeout=5) == {"a": 2}
+    assert "TaskInterrupted a 1" in story(database_url, run.run_id)

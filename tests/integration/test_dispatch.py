@@ -19,7 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import perdure
 from perdure_engine import tenure
+from perdure_engine.assignments import Assignments
 from perdure_engine.identity import shard_of
+from perdure_eventstore.errors import LogUnavailable
 
 pytestmark = pytest.mark.every_postgres
 
@@ -96,6 +98,26 @@ async def test_a_type_added_to_a_running_node_is_announced_and_used(database_url
     recorder(other, "right")
     for run in runs:
         await run.result(timeout=10)
+
+
+async def test_an_attempt_that_cannot_be_read_now_is_taken_up_later(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = await join(nodes, database_url, "left")
+    await join(nodes, database_url, "right")
+    await left.register(BOTH, allow_unknown_types=True)
+    read, tries = Assignments._inputs, []
+
+    async def lost(self: Assignments, row: Any) -> Any:
+        tries.append(row)
+        if len(tries) == 1:
+            raise LogUnavailable("the connection was lost")
+        return await read(self, row)
+
+    monkeypatch.setattr(Assignments, "_inputs", lost)
+    run = await left.start("both", {"n": 1})
+    await run.result(timeout=10)
+    assert len(tries) > 1
 
 
 async def test_attempts_elsewhere_fail_time_out_and_are_tried_again(database_url: str, nodes: AsyncExitStack) -> None:
