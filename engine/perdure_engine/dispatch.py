@@ -77,7 +77,8 @@ class Dispatch:
         self._warned: set[str] = set()
         nodes, rows = f'"{schema}".nodes', f'"{schema}".assignments'
         self._look = f"""select n.node, n.task_types, n.at_most_once,
-                n.concurrency - (select count(*) from {rows} a where a.node = n.node)::integer
+                n.concurrency - (select count(*) from {rows} a
+                    where a.node = n.node and a.shard <> all(%s::smallint[]))::integer
             from {nodes} n where n.node <> %s and n.alive_until > clock_timestamp()"""
         # What came of an attempt takes the place of its row: one look at both.
         self._rows = f"""select run, task_id, node, attempt from {rows} where shard = any(%s)
@@ -149,11 +150,15 @@ class Dispatch:
         for run, task_id, node, attempt in await self._session.fetch(self._rows, (list(shards), list(shards))):
             self.away[run, task_id] = Away(node, attempt)
 
-    async def look(self) -> None:
-        """Learn which nodes live and have room, and begin what waited for one."""
-        rows = await self._session.fetch(self._look, (self._node,))
+    async def look(self, shards: Collection[int]) -> None:
+        """Learn which nodes live and have room, and begin what waited for one. ``shards`` are this node's.
+
+        What they have for others is known here: a row may be gone of which the result is not taken in yet.
+        """
+        rows = await self._session.fetch(self._look, (list(shards), self._node))
+        mine = self._on_the_way + Counter(away.node for away in self.away.values() if away.node is not None)
         self._looked = asyncio.get_running_loop().time()
-        self._peers = {node: _Peer(types, once, room - self._on_the_way[node]) for node, types, once, room in rows}
+        self._peers = {node: _Peer(types, once, room - mine[node]) for node, types, once, room in rows}
         self._pump()
         for type_ in self._waiting.keys() - self._warned:
             if not any(type_ in peer.types for peer in self._peers.values()):

@@ -159,7 +159,7 @@ class Reaching:
         """Find nodes for what waits for one, and take back what nodes that died had to execute."""
         if not self._dispatch.has_work:
             return
-        await self._dispatch.look()
+        await self._dispatch.look(self._leases.shards)
         if self._leases.may_judge and (dead := await self._dispatch.lost()):
             # They can record nothing any more: what they had ended by then is in the inbox.
             await self.read_inbox()

@@ -26,7 +26,7 @@ async def test_a_handler_that_swallows_its_cancellation_outlasts_no_limit(
     database_url: str, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "_LIMIT_GRACE", 0.2)
-    app, over = new_app(database_url), asyncio.Event()
+    app, over, deadline = new_app(database_url), asyncio.Event(), time.monotonic() + 20
 
     @app.task(
         retry=perdure.Retry(attempts=1),
@@ -34,7 +34,7 @@ async def test_a_handler_that_swallows_its_cancellation_outlasts_no_limit(
         heartbeat=0.2 if limit == "heartbeat" else None,
     )
     async def deaf() -> str:
-        while not over.is_set():
+        while not over.is_set() and time.monotonic() < deadline:
             try:
                 await asyncio.sleep(30)
             except asyncio.CancelledError:
@@ -58,11 +58,11 @@ async def test_a_handler_that_swallows_its_cancellation_outlasts_no_limit(
 
 
 async def test_a_node_stops_though_a_handler_swallows_its_cancellation(database_url: str) -> None:
-    app, going = new_app(database_url, stop=1.0), True
+    app, going, deadline = new_app(database_url, stop=1.0), True, time.monotonic() + 20
 
     @app.task()
     async def deaf() -> None:
-        while going:
+        while going and time.monotonic() < deadline:
             try:
                 await asyncio.sleep(0.1)
             except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """Tasks that other nodes than their run's owner execute: nodes with disjoint types, deaths, cancels, hand-overs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -165,10 +166,11 @@ async def test_an_attempt_elsewhere_that_does_not_end_is_taken_back_after_its_gr
     monkeypatch.setattr(tenure, "CANCEL_GRACE", 0.3)
     monkeypatch.setattr(tenure, "_ON_THE_WAY", 0.1)
     left, right, going = await join(nodes, database_url, "left"), new_app(database_url), True
+    deadline = time.monotonic() + 20
 
     @right.task("right")
     async def deaf() -> str:
-        while going:
+        while going and time.monotonic() < deadline:
             try:
                 await asyncio.sleep(0.1)
             except asyncio.CancelledError:
