@@ -100,7 +100,7 @@ class RunChecker:
     @property
     def may_be_parked(self) -> bool:
         """Whether no node has anything to do for it."""
-        states = {task.state for task in self.tasks.values()} - {"waiting", "ended"}
+        states = {task.state for task in self.tasks.values()} - {"waiting", *ON_A_TIMER, "ended"}
         return not states or (self.paused and "started" not in states)
 
     def see(self, event: RecordedEvent) -> None:
