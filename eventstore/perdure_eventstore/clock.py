@@ -9,11 +9,15 @@ POSTGRES_EPOCH: Final = 946_684_800_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_PASSING: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_BEGAN: Final = time.time_ns() - time.clock_gettime_ns(_PASSING)
+
 
 class Clock:
-    """Now, in µs since 1970, on the local clock corrected to the database's.
+    """Now, in µs since 1970, on a local clock that nobody sets, corrected to the database's.
 
     Every answer of the log carries the database's time; ``correct`` takes it in. Half the round trip is the error.
+    Between two answers time only passes: that somebody sets this machine's clock makes nothing due sooner or later.
     """
 
     def __init__(self) -> None:
@@ -21,7 +25,7 @@ class Clock:
 
     def now(self) -> int:
         """Now in µs since 1970 by the database's clock, as far as known."""
-        return time.time_ns() // 1000 + self._offset
+        return self.local() + self._offset
 
     def moment(self) -> datetime:
         """The same as a datetime, in UTC."""
@@ -37,5 +41,5 @@ class Clock:
 
     @staticmethod
     def local() -> int:
-        """The uncorrected local time in µs since 1970."""
-        return time.time_ns() // 1000
+        """The uncorrected local time in µs since 1970, as it was when this process began and has passed since."""
+        return (_BEGAN + time.clock_gettime_ns(_PASSING)) // 1000
