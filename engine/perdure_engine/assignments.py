@@ -1,7 +1,8 @@
 """Attempts that this node executes for the owners of runs held elsewhere (see ``dispatch``)."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -68,6 +69,7 @@ class Assignments:
         """What was taken up, with its attempt."""
         self._ended: set[tuple[Key, int]] = set()
         """What has ended since the rows were last asked for: its row may be among those that are on their way."""
+        self._leaving: set[tuple[Key, int]] = set()
         self._results: list[tuple[Key, int, AttemptEnd]] = []
         self.has_results = asyncio.Event()
         rows, events = f'"{schema}".assignments', f'"{schema}".events'
@@ -102,7 +104,7 @@ class Assignments:
             if key not in there or there[key].attempt != attempt or there[key].cancelled:
                 self._attempts.cancel(*key)
         for key, row in there.items():
-            is_known = self._mine.get(key) == row.attempt or (key, row.attempt) in self._ended
+            is_known = self._mine.get(key) == row.attempt or (key, row.attempt) in self._ended | self._leaving
             if not is_known and not self._attempts.is_under_way(*key):
                 self._mine[key] = row.attempt
                 try:
@@ -112,6 +114,15 @@ class Assignments:
                     self._forget(key, row.attempt)
                     raise
 
+    @contextmanager
+    def handing_over(self, attempts: Collection[tuple[Key, int]]) -> Iterator[None]:
+        """Meanwhile there may be rows of ``attempts``, which this node began for runs of its own: none begins again."""
+        self._leaving |= set(attempts)
+        try:
+            yield
+        finally:
+            self._leaving -= set(attempts)
+
     def adopt(self, attempts: Collection[Attempt]) -> None:
         """Their runs are another node's now: what comes of them is told to it."""
         for attempt in attempts:
@@ -120,7 +131,9 @@ class Assignments:
 
     def report(self, run: UUID, command: AttemptEnd) -> None:
         """Tell the owner of ``run`` what came of an attempt, with the next ``flush``."""
-        self._results.append(((run, command.task_id), command.attempt, command))
+        key = run, command.task_id
+        self._mine[key] = command.attempt
+        self._results.append((key, command.attempt, command))
         self.has_results.set()
 
     async def flush(self) -> None:

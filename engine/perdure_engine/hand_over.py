@@ -40,16 +40,19 @@ class HandOver:
             async with self._lock:
                 runs = self._holder.held(lambda run: shard_of(run) in mine)
                 await asyncio.gather(*(run.freeze() for run in runs))
-                try:
-                    await self._leases.give(mine, orjson.dumps(list(self._rows(runs))))
-                except FenceLost:
-                    raise
-                except LogError:
-                    # Given or not: the next renewal finds out, and who has lost them joins anew.
-                    for run in runs:
-                        run.thaw()
-                    raise
-                self._let_go(runs, lambda run: shard_of(run) in mine)
+                rows = list(self._rows(runs))
+                going = [((row["run"], row["task_id"]), row["attempt"]) for row in rows]
+                with self._assignments.handing_over(going):
+                    try:
+                        await self._leases.give(mine, orjson.dumps(rows))
+                    except FenceLost:
+                        raise
+                    except LogError:
+                        # Given or not: the next renewal finds out, and who has lost them joins anew.
+                        for run in runs:
+                            run.thaw()
+                        raise
+                    self._let_go(runs, lambda run: shard_of(run) in mine)
         log.info("shards handed over", shards=len(mine), runs=len(runs))
 
     def _rows(self, runs: Collection[HeldRun]):  # type: ignore[no-untyped-def]

@@ -1,7 +1,7 @@
 """What goes wrong between a run's owner and the node that executes for it: answers lost, late, or on their way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -192,3 +192,29 @@ async def test_a_node_that_cannot_join_anew_waits_for_the_log(
         assert [
             each["event"] for each in said if each["log_level"] == "error" and "recorded" not in each["event"]
         ] == []
+
+
+async def test_an_attempt_that_ends_while_its_run_is_handed_over_is_not_begun_again(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = [new_app(database_url, lease=4.5, concurrency=300) for _ in range(2)]
+    calls, others = recorder(first, seconds=2.5), recorder(second)
+    await nodes.enter_async_context(first.node(views=False))
+    await first.register(workflow("w", task("a")))
+    give, given = Leases.give, list[bytes]()
+
+    async def slow(leases: Leases, shards: Collection[int], attempts: bytes = b"[]") -> None:
+        await give(leases, shards, attempts)
+        given.append(attempts)
+        await until(lambda: not len(tenure_of(first).attempts))
+        await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(Leases, "give", slow)
+    runs = [await first.start("w") for _ in range(200)]
+    await until(lambda: len(calls) == len(runs))
+    await nodes.enter_async_context(second.node(views=False))
+    for run in runs:
+        await run.result(timeout=15)
+    await asyncio.sleep(0.5)
+    assert given and given[0] != b"[]", "nothing was under way"
+    assert (len(calls), len(others)) == (len(runs), 0)
