@@ -1,4 +1,4 @@
-"""Whether every run ended as its definition says: reckoned from its shape and what befell it, not by the engine."""
+"""Whether every run ended as its definition says: reckoned from its shape and its luck, and not by the engine."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,13 +96,8 @@ class Judge:
             yield f"it ended with {run.end}, and by its tasks it was to be {wanted}"
         elif run.failed_tasks != unhandled:
             yield f"it says that {run.failed_tasks} failed, and {unhandled} did"
-        elif (
-            wanted == "RunCompleted"
-            and not failed
-            and life.shape.output is not None
-            and run.output != (output := life.shape.output(life.number))
-        ):
-            yield f"its output is {run.output!r}, not {output!r}"
+        elif wanted == "RunCompleted" and not failed and (output := life.shape.output) is not None:
+            yield from _differs("its output", run.output, output(life.number))
         for name, definition in tasks.items():
             task, fate = run.tasks.get(name, TaskStory()), life.shape.fates[name]
             if not fate.guard(life.number) or not _is_ready(definition, tasks, run, life):
@@ -130,8 +125,8 @@ class Judge:
         if task.end == "TaskCompleted":
             if fate.fails:
                 yield f"{name} completed, and cannot"
-            elif fate.output is not None and run.outputs[name] != fate.output(number):
-                yield f"the output of {name} is {run.outputs[name]!r}, not {fate.output(number)!r}"
+            elif fate.output is not None:
+                yield from _differs(f"the output of {name}", run.outputs[name], fate.output(number))
         elif (why := _excuse(definition, task, most, limited)) is None:
             yield f"{name} ended with {task.end or 'nothing'} after {task.failures} failures and {task.deaths} deaths"
         elif not fate.fails:
@@ -153,8 +148,8 @@ class Judge:
             if found != ([wanted[key]] if key in wanted else []):
                 yield f"run {key[0]}: the ledger has {found} of {key[1]}, and the log says {wanted.get(key)}"
 
-    def _calls(self) -> Iterator[str]:  # noqa: C901 - what may not be, one after another
-        """No handler is called before its attempt is recorded, for none twice, nor again for a task at most once."""
+    def _calls(self) -> Iterator[str]:
+        """No handler is called before its start is recorded, nor twice for an attempt or a task at most once."""
         starts = {
             (str(event.stream), data["task_id"], data["attempt"]): data
             for event in self._evidence.history.events
@@ -166,20 +161,23 @@ class Judge:
                 yield f"run {key[0]}: attempt {key[2]} of {key[1]} was executed, and its start is not in the log"
             if count > 1:
                 yield f"run {key[0]}: attempt {key[2]} of {key[1]} was executed {count} times"
-        once = Counter(key[:2] for key in begun if key in starts and starts[key].get("at_most_once"))
-        for (run, name), count in once.items():
-            if count > 1:
-                yield f"run {run}: {name} was executed {count} times, and was to be at most once"
+        yield from self._called(begun)
+
+    def _called(self, begun: Mapping[tuple[str, str, int], int]) -> Iterator[str]:
         for life in self._evidence.lives:
-            if (checker := self.run_of(life)) is None:
+            if (run := self.run_of(life)) is None:
                 continue
             for name, definition in life.shape.tasks().items():
-                task = checker.tasks.get(name, TaskStory())
-                key = (str(checker.run_id), name, task.attempt)
-                if definition.get("delivery") and task.starts and not task.at_most_once:
-                    yield f"run {key[0]}: {name} was started as if it might be attempted again"
-                if definition.get("type") and task.end == "TaskCompleted" and not begun[key]:
-                    yield f"run {key[0]}: attempt {key[2]} of {name} completed, and was never executed"
+                task = run.tasks.get(name, TaskStory())
+                if definition.get("delivery"):
+                    count = sum(begun.get((str(run.run_id), name, number), 0) for number in range(task.attempt + 2))
+                    if count > 1:
+                        yield f"run {run.run_id}: {name} was executed {count} times, and was to be at most once"
+                    if task.starts and not task.at_most_once:
+                        yield f"run {run.run_id}: {name} was started as if it might be attempted again"
+                was_called = begun.get((str(run.run_id), name, task.attempt))
+                if definition.get("type") and task.end == "TaskCompleted" and not was_called:
+                    yield f"run {run.run_id}: attempt {task.attempt} of {name} completed, and was never executed"
 
     def _permits(self) -> Iterator[str]:
         """Of a concurrency key, no more attempts under way than its limit: by the log, and as their handlers saw it."""
@@ -224,6 +222,11 @@ class Judge:
         for run_id, run in self._runs.items():
             if run_id not in known:
                 yield f"run {run_id} of {run.workflow_id} is in the log, and nobody asked for it"
+
+
+def _differs(what: str, found: Any, wanted: Any) -> Iterator[str]:
+    if found != wanted:
+        yield f"{what} is {found!r}, not {wanted!r}"
 
 
 def _is_handled(failed: str, tasks: Mapping[str, Mapping[str, Any]], run: RunChecker) -> bool:
