@@ -32,7 +32,9 @@ def main() -> int:
         with fork_server(folder, "bad_days.node_life") as forks:
             try:
                 with servers.running(options.postgres) as server:
-                    chaos = NodeChaos(server, forks, folder, options.seed, runs=options.runs, nodes=options.nodes)
+                    chaos = NodeChaos(
+                        server, forks, folder, options.seed, runs=options.runs, nodes=options.nodes, rest=options.rest
+                    )
                     verdict = chaos.run(options.seconds)
             finally:
                 servers.close()
@@ -47,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3, help="how many (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=500, help="how many, evenly over the time (default: %(default)s)")
     parser.add_argument("--postgres", choices=VERSIONS, default="newest", help="the embedded one, or Debian's 15")
+    parser.add_argument("--rest", type=float, default=120.0, help="seconds until all has ended (default: %(default)g)")
     parser.add_argument("--keep", metavar="FOLDER", help="where the nodes' output and notes shall stay")
     return parser.parse_args()
 

@@ -99,8 +99,8 @@ class RunChecker:
 
     @property
     def may_be_parked(self) -> bool:
-        """Whether no node has anything to do for it."""
-        states = {task.state for task in self.tasks.values()} - {"waiting", *ON_A_TIMER, "ended"}
+        """Whether no node has anything to do for it, until an event comes or a timer is due."""
+        states = {task.state for task in self.tasks.values()} - {"waiting", "ended", *ON_A_TIMER}
         return not states or (self.paused and "started" not in states)
 
     def see(self, event: RecordedEvent) -> None:

@@ -121,7 +121,7 @@ class Handlers:
 
     async def deaf(self, task: perdure.Task, n: int, times: int) -> int:
         self._note(task, "begins")
-        until = time.monotonic() + (20 if task.attempt <= times else 0)
+        until = time.monotonic() + (8 if task.attempt <= times else 0)
         while time.monotonic() < until:
             try:
                 await asyncio.sleep(0.1)
