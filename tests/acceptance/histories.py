@@ -25,7 +25,7 @@ def task(type_: str, attempt: int = 1, task_id: str = "a", payload: Any = None, 
     return line(type_, payload=payload, task_id=task_id, attempt=attempt, **data)
 
 
-def recorded(lines: Sequence[Line]) -> list[RecordedEvent]:
+def recorded(lines: Sequence[Line], metadata: bytes = b"{}") -> list[RecordedEvent]:
     """The log that holds these events, its chains whole."""
     heads: dict[UUID, tuple[int, bytes | None]] = {}
     events = []
@@ -36,11 +36,11 @@ def recorded(lines: Sequence[Line]) -> list[RecordedEvent]:
         digest = None if kept is None else payload_digest(SALT, kept)
         moment = int(AT.timestamp()) * 1_000_000
         hash_ = event_hash(
-            previous, stream.bytes, version + 1, id_.bytes, type_.encode(), 1, moment, text, b"{}", digest
+            previous, stream.bytes, version + 1, id_.bytes, type_.encode(), 1, moment, text, metadata, digest
         )  # fmt: skip
         heads[stream] = version + 1, hash_
         salt = None if kept is None else SALT
         events.append(
-            RecordedEvent(position, AT, stream, version + 1, 1, id_, type_, text, b"{}", kept, salt, digest, hash_)
+            RecordedEvent(position, AT, stream, version + 1, 1, id_, type_, text, metadata, kept, salt, digest, hash_)
         )
     return events

@@ -90,7 +90,9 @@ class RunChecker:
 
     @property
     def timers(self) -> set[str]:
-        """Those that must be in the working set while the run is open."""
+        """Those that must be in the working set while the run is open; of one that is stopping, none has to be."""
+        if self.stopping:
+            return set()
         found = {f"retry:{name}" for name, task in self.tasks.items() if task.state == "retrying"}
         found |= {f"delay:{name}" for name, task in self.tasks.items() if task.state == "delayed"}
         found |= {f"start:{name}" for name, task in self.tasks.items() if task.start_timer}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
-from bad_days.shapes import Life
+from bad_days.shape import Life
 
 import perdure
 from perdure_eventstore.errors import LogError
@@ -77,7 +77,7 @@ class Errands:
 
     async def _start(self, life: Life, payload: Any) -> None:
         life.run = str(run := uuid4())
-        await self._insist(lambda app: app.start(life.shape.name, payload, run_id=run))
+        await self.insist(lambda app: app.start(life.shape.name, payload, run_id=run))
         self.started.append(run)
 
     async def _publish(
@@ -88,7 +88,7 @@ class Errands:
             life.event = str(event)
         key = payload["order"] if life.shape.script == "order" else None
         for _ in range(times):
-            await self._insist(lambda app: app.publish(name, payload, key=key, event_id=event, run=run))
+            await self.insist(lambda app: app.publish(name, payload, key=key, event_id=event, run=run))
             self.published[event] = payload
         life.events.append(str(event))
 
@@ -102,14 +102,15 @@ class Errands:
                 await self._dawdle(0.5)
         except (psycopg.Error, LogError, OSError):
             self.patience += 1
-            await self._insist(lambda app: app.publish(name, payload, event_id=event))
+            await self.insist(lambda app: app.publish(name, payload, event_id=event))
         self.published[event] = payload
         self.acknowledged += 1
 
     async def _command(self, run: UUID, name: str) -> None:
-        await self._insist(lambda app: getattr(app, name)(run, "as the harness likes"))
+        await self.insist(lambda app: getattr(app, name)(run, "as the harness likes"))
 
-    async def _insist(self, work: Callable[[perdure.App], Awaitable[T]]) -> T:
+    async def insist(self, work: Callable[[perdure.App], Awaitable[T]]) -> T:
+        """Do it over one way or the other, until it is done."""
         while True:
             with suppress(LogError):
                 answer = await work(self._random.choice(self._apps))

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from acceptance.checker import History, runs_of
 from acceptance.run_checker import END_OF_ATTEMPT, MOST_DEATHS, RunChecker, TaskStory, data_of, payload_of
-from bad_days.shapes import LIMITS, Fate, Life
+from bad_days.shape import Fate, Life
+from bad_days.shapes import LIMITS
 
 DEFAULT_ATTEMPTS = 3
 
@@ -39,6 +41,8 @@ class Evidence(NamedTuple):
     lives: Sequence[Life]
     ledger: Sequence[Booked] = ()
     calls: Sequence[Call] = ()
+    fenced: Mapping[str, int] = {}
+    """Nodes that were taken for dead, each with a position drawn by then."""
 
 
 class Judge:
@@ -50,7 +54,8 @@ class Judge:
         self._by_event = {str(run.event_id): run for run in self._runs.values() if run.event_id}
         self.excused: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
-        self.findings = [*self._lives(), *self._ledger(), *self._calls(), *self._permits(), *self._strangers()]
+        self.findings = [*self._lives(), *self._ledger(), *self._calls(), *self._permits(), *self._fences()]
+        self.findings += self._strangers()
 
     def run_of(self, life: Life) -> RunChecker | None:
         """The run, if the log has it."""
@@ -215,6 +220,16 @@ class Judge:
                 now += change
                 if now > most:
                     yield f"run {run}: {now} handlers of {key!r} at once at {moment:.3f}, and {most} may be"
+
+    def _fences(self) -> Iterator[str]:
+        """Who was taken for dead writes no history any more."""
+        late: Counter[str] = Counter()
+        for event in self._evidence.history.events:
+            node = orjson.loads(event.metadata).get("node", "")
+            if event.position > self._evidence.fenced.get(node, event.position):
+                late[node] += 1
+        for node, count in late.items():
+            yield f"node {node} recorded {count} events after it was taken for dead"
 
     def _strangers(self) -> Iterator[str]:
         """Runs that nobody asked for."""

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -23,7 +24,8 @@ from bad_days.fleet import Fleet
 from bad_days.judge import Booked, Call, Evidence, Judge
 from bad_days.misfortunes import Misfortunes
 from bad_days.notes import lines
-from bad_days.shapes import SHAPES, Life
+from bad_days.shape import Life
+from bad_days.shapes import SHAPES
 from bad_days.verdict import Verdict
 from breaking_proxy import breaking_proxy
 from postgres_server import PostgresServer
@@ -36,6 +38,8 @@ _FREEZES = (0.3, 1.0, 3.0, 6.0)
 _MARKERS = (b"TaskStarted", b"TaskCompleted", b"TaskScheduled", b"RunStarted", b"EventRouted", b"EventPublished",
             b"RunCompleted", b"COMMIT", b"insert into public.ledger", b"completed")  # fmt: skip
 """What goes over the wire in appends, in the ends of transactions and in results on their way to another node."""
+
+_FENCED = "select node, (select last_value from perdure.events_position_seq) from perdure.nodes where epoch > 1"
 
 _LEFT = """select (select count(*) from perdure.open_runs) as open,
     (select count(*) from perdure.open_runs where not parked) as active,
@@ -74,6 +78,8 @@ class NodeChaos:
             (1, server_blows.kill_the_server), (1, server_blows.restart_the_server), (1, server_blows.kill_a_backend),
         ]  # fmt: skip
         self._findings: list[str] = []
+        self._fenced: dict[str, int] = {}
+        self._over = False
 
     def run(self, seconds: float) -> Verdict:
         """Let it all happen, and judge."""
@@ -95,12 +101,17 @@ class NodeChaos:
             self._errands = Errands(apps, self._server.url, Random(self.seed + 3))
             keeping = asyncio.create_task(self._fleet.keep())
             sending = asyncio.create_task(self._send_all(seconds))
+            watching = asyncio.create_task(asyncio.to_thread(self._watch_fences))
             try:
                 await self._strike(seconds)
                 await asyncio.gather(*self._tasks)
                 self._check_as_it_is()
+                await self._ask_the_doctor("in the midst of it: ")
                 await self._come_to_rest(sending)
+                await self._ask_the_doctor("")
             finally:
+                self._over = True
+                await watching
                 sending.cancel()
                 keeping.cancel()
                 await asyncio.gather(keeping, sending, return_exceptions=True)
@@ -148,6 +159,21 @@ class NodeChaos:
         findings = check(read_history(self._server.url), at_rest=False)
         self._findings += [f"in the midst of it: {finding}" for finding in findings]
 
+    async def _ask_the_doctor(self, when: str) -> None:
+        """What Perdure says of its working set itself."""
+        answer = await self._errands.insist(lambda app: app.doctor())
+        self._findings += [f"{when}{fault}" for fault in answer.faults]
+
+    def _watch_fences(self) -> None:
+        """Note who is taken for dead, and where the log is by then."""
+        while not self._over:
+            with suppress(psycopg.Error), psycopg.connect(self._server.url, autocommit=True) as connection:
+                while not self._over:
+                    for node, position in connection.execute(_FENCED).fetchall():
+                        self._fenced.setdefault(str(node), position)
+                    time.sleep(0.05)
+            time.sleep(0.1)
+
     async def _come_to_rest(self, sending: "asyncio.Task[None]") -> None:
         self._fleet.calm()
         try:
@@ -174,12 +200,13 @@ class NodeChaos:
         with psycopg.connect(self._server.url) as connection:
             ledger = connection.execute("select run::text, task, attempt, token from public.ledger").fetchall()
         calls = [Call(*line) for line in lines(self._notes)]
-        judge = Judge(Evidence(history, self.lives, [Booked(*row) for row in ledger], calls))
+        judge = Judge(Evidence(history, self.lives, [Booked(*row) for row in ledger], calls, self._fenced))
         findings = [*self._findings, *check(history, told), *judge.findings, *await broken_chains(self._server.url)]
         counts = {
             "runs": len(self.lives), "events": len(history.events), "handlers called": len(calls),
             "attempts away from their run's owner": sum(map(_is_away, history.events)), "bookings": len(ledger),
-            "node processes": len(self._fleet.all), "acknowledged": self._errands.acknowledged,
+            "node processes": len(self._fleet.all),
+            "nodes taken for dead": len(self._fenced), "acknowledged": self._errands.acknowledged,
             "sent again": self._errands.patience, **dict(sorted(judge.ends.items())),
             **dict(sorted(judge.excused.items())), **dict(sorted(self._blows.items())),
         }  # fmt: skip

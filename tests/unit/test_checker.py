@@ -141,6 +141,8 @@ def test_pauses_deaths_and_delays_that_are_right_have_no_findings() -> None:
     open_, timers = [RUN], [(RUN, "wait:1"), (RUN, "delay:nap"), (RUN, "start:a")]
     right = History(recorded(PAUSED), open_, timers, [(RUN, 1)], paused=open_, parked=open_, held=timers)
     assert check(right, at_rest=False) == []
+    stopping = [*PAUSED, line("RunStopping"), task("TaskCancelled", 0, "nap")]
+    assert check(History(recorded(stopping), open_, waits=[(RUN, 1)], paused=open_), at_rest=False) == []
     assert check(History(recorded(deaths(4)), open_), at_rest=False) == []
     resumed = [*PAUSED, line("RunResumed"), task("TaskStarted", node=str(NODE)), task("TaskCompleted", 0, "nap")]
     under_way = History(

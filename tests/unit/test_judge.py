@@ -7,7 +7,8 @@ import pytest
 from acceptance.checker import History
 from acceptance.histories import EVENT, NODE, RUN, Line, line, recorded, task
 from bad_days.judge import Booked, Call, Evidence, Judge
-from bad_days.shapes import AGAIN, TWICE, Fate, Life, Shape, plus
+from bad_days.shape import Fate, Life, Shape, plus
+from bad_days.shapes import AGAIN, TWICE
 
 ERROR = {"error": {"type": "RuntimeError", "message": "no"}}
 FATES = {
@@ -215,4 +216,12 @@ def test_more_of_a_key_at_once_than_its_limit_are_found() -> None:
     overlapping = [*calls[:2], calls[2]._replace(moment=1.5), calls[3]]
     assert judged(right, shape, ledger=[], calls=overlapping) == [
         f"run {RUN}: 2 handlers of 'one 3' at once at 1.500, and 1 may be"
+    ]
+
+
+def test_a_node_that_records_something_after_it_was_taken_for_dead_is_found() -> None:
+    history = History(recorded(RIGHT, b'{"node": "%s"}' % str(NODE).encode()))
+    assert judged(history=history, fenced={str(NODE): len(RIGHT)}) == []
+    assert judged(history=history, fenced={str(NODE): len(RIGHT) - 2}) == [
+        f"node {NODE} recorded 2 events after it was taken for dead"
     ]
