@@ -60,12 +60,13 @@ class Dispatch:
     def __init__(
         self,
         session: Session,
-        node: UUID,
+        fence: tuple[UUID, int],
         schema: str,
         wake: Callable[[], None],
     ) -> None:
-        """``wake`` is called when it is worth a ``look``."""
-        self._session, self._node, self._wake = session, node, wake
+        """``fence`` is this node and its epoch; ``wake`` is called when it is worth a ``look``."""
+        self._session, self._own_fence, self._wake = session, fence, wake
+        self._node = fence[0]
         self.begin: Callable[[HeldRun, str, Choice], None]
         """Called for who waited, with a node."""
         self.away: dict[tuple[UUID, str], Away] = {}
@@ -94,7 +95,8 @@ class Dispatch:
         self._there = f"select node from {nodes} where node = any(%s) and alive_until > clock_timestamp()"
         self._revoke = f"""delete from {rows} r
             using unnest(%s::uuid[], %s::text[], %s::integer[]) u(run, task_id, attempt)
-            where r.run = u.run and r.task_id = u.task_id and r.attempt = u.attempt"""
+            where r.run = u.run and r.task_id = u.task_id and r.attempt = u.attempt
+                and exists (select from {nodes} n where n.node = %s and n.epoch = %s)"""
         self._cancel = f"""with told as (update {rows} set cancelled = true where run = %s returning node)
             select pg_notify('{schema}', '') from told limit 1"""
 
@@ -185,7 +187,8 @@ class Dispatch:
 
     async def revoke(self, attempts: Collection[Attempted]) -> list[Attempted]:
         """Take attempts back: those of which nothing came, or comes any more. May be repeated."""
-        await self._session.fetch(self._revoke, tuple(map(list, zip(*attempts, strict=True))) or ([], [], []))
+        columns = tuple(map(list, zip(*attempts, strict=True))) or ([], [], [])
+        await self._session.fetch(self._revoke, (*columns, *self._own_fence))
         runs = {attempt.run for attempt in attempts}
         shards = {shard_of(run) for run in runs}
         answered = set(await self._session.fetch(self._answered, (list(shards), list(runs))))

@@ -49,7 +49,10 @@ class Inbox:
     THERE: Final = "shard = any(%s) and id > %s and id <> all(%s)"
     """Which rows were not handed out yet."""
 
-    def __init__(self, session: Session, schema: str, vault: "Vault | None" = None) -> None:
+    def __init__(
+        self, session: Session, fence: tuple[UUID, int], schema: str, vault: "Vault | None" = None
+    ) -> None:  # fmt: skip
+        """``fence`` is the node and its epoch."""
         self._session, self._vault = session, vault
         self._reader = Reader(session, schema, vault)
         self._handed: set[int] = set()
@@ -59,7 +62,10 @@ class Inbox:
         self._select = f"""select id, run, kind, event, detail, payload from "{schema}".inbox
             where {self.THERE} order by id limit {_BATCH}"""
         self._asked = f'select max(version) from "{schema}".events where stream = %s'
-        self._delete = f'delete from "{schema}".inbox where id = any(%s)'
+        # What made no difference to a sleeper's run may make one to its heir's.
+        self._fence = fence
+        self._delete = f"""delete from "{schema}".inbox where id = any(%s)
+            and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""
 
     def asked(self, shards: Collection[int]) -> tuple[list[int], int, list[int]]:
         """The parameters of ``THERE``."""
@@ -74,7 +80,7 @@ class Inbox:
         """Rows not handed out yet, oldest first; each is handed out once until ``forget``."""
         if self._useless:
             useless = list(self._useless)
-            await self._session.fetch(self._delete, (useless,))
+            await self._session.fetch(self._delete, (useless, *self._fence))
             self._useless.difference_update(useless)
             self.forget(useless)
         rows = await self._session.fetch(self._select, self.asked(shards))

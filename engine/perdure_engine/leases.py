@@ -63,6 +63,8 @@ class Leases:
         self._types, self._concurrency = types, concurrency
         self._announced: tuple[list[str], list[str]] = ([], [])
         self._leaving: set[int] = set()
+        self.unknown: set[int] = set()
+        """Shards that were leased, and of which it is not known yet what other nodes execute."""
         self._seconds = seconds
         self._length = timedelta(seconds=seconds)
         self._until = 0.0
@@ -126,6 +128,11 @@ class Leases:
     def shards(self) -> frozenset[int]:
         """Those it may work on now."""
         return frozenset(self._tokens.keys() - self._leaving)
+
+    @property
+    def known(self) -> frozenset[int]:
+        """Those whose runs may be loaded: what of them is under way elsewhere is known."""
+        return self.shards - self.unknown
 
     def fencing_token(self, run: UUID) -> int:
         """A number that grows each time the run's shard changes hands."""
@@ -194,6 +201,7 @@ class Leases:
         new = mine.keys() - self._tokens.keys()
         self._until = sent + self._seconds
         self._tokens = mine
+        self.unknown |= new
         self.surplus = len(mine) - share
         return frozenset(new)
 

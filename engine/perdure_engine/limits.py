@@ -50,7 +50,8 @@ class Permits:
         self.wake = asyncio.Event()
         self._take = f'select "{schema}".take_permits(%s, %s, %s, %s, %s, %s)'
         self._give_back = f"""delete from "{schema}".permits p using unnest(%s::uuid[], %s::text[]) u(run, task_id)
-            where p.run = u.run and p.task_id = u.task_id"""
+            where p.run = u.run and p.task_id = u.task_id
+                and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""
 
     def ask(self, key: str, limit: int, run: UUID, task_id: str, granted: Callable[[], None]) -> None:
         """Have ``granted`` called when the task may begin."""
@@ -70,7 +71,8 @@ class Permits:
         """Ask for everybody who waits, in their order."""
         if self._unused:
             unused = self._unused[:]
-            await self._session.fetch(self._give_back, ([run for run, _ in unused], [task for _, task in unused]))
+            given = [run for run, _ in unused], [task for _, task in unused]
+            await self._session.fetch(self._give_back, (*given, *self._fence))
             del self._unused[: len(unused)]
         asking = list(self._waiting)[:_BATCH]
         if not asking:

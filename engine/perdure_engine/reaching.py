@@ -71,6 +71,7 @@ class Reaching:
         while self.taken:
             shards = frozenset(self.taken)
             await self._dispatch.adopt(sorted(shards))
+            self._leases.unknown -= shards
             runs = [row[0] for row in await self._session.fetch(self._active, (sorted(shards),))]
             if runs:
                 log.info("resuming open runs", runs=len(runs), shards=len(shards))
@@ -116,7 +117,7 @@ class Reaching:
     async def look(self) -> None:
         """Take in what came from outside, if anything did: one statement where nothing has."""
         self._inbox.take_up()
-        asked = (*self._inbox.asked(sorted(self._leases.shards)), self._holder.node_id)
+        asked = (*self._inbox.asked(sorted(self._leases.known)), self._holder.node_id)
         letters, assigned = (await self._session.fetch(self._anything, asked))[0]
         if letters or self._inbox.has_useless:
             await self.read_inbox()
@@ -127,7 +128,7 @@ class Reaching:
         """Hand the rows of the inbox to their runs."""
         while True:
             async with self.lock:
-                letters = await self._inbox.read(sorted(self._leases.shards))
+                letters = await self._inbox.read(sorted(self._leases.known))
                 handed = 0
                 try:
                     await self._holder.load([letter.run for letter in letters])
@@ -146,12 +147,12 @@ class Reaching:
         while True:
             async with self.lock:
                 at = self._now()
-                timers = await self._timers.due(sorted(self._leases.shards), at)
+                timers = await self._timers.due(sorted(self._leases.known), at)
                 await self._holder.load([timer.run for timer in timers])
                 for timer in timers:
                     await self._fire(timer)
             if not timers:
-                await self._timers.arm(sorted(self._leases.shards), at)
+                await self._timers.arm(sorted(self._leases.known), at)
                 return
             await self._appender.drain()
 
@@ -224,9 +225,11 @@ class Reaching:
                 await self._command(letter)
             else:
                 command = await self._inbox.command(letter, self._now())
+                run = await self._holder.get(letter.run)
                 if isinstance(command, c.AttemptEnd):
+                    # Not before the run is there: who loads it asks what is still under way.
                     self._dispatch.ended(letter.run, command.task_id, command.attempt)
-                (await self._holder.get(letter.run)).tell(command, letter.id)
+                run.tell(command, letter.id)
         except LogError:
             raise
         except VaultError as error:

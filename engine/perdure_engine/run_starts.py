@@ -38,7 +38,7 @@ class RunStarts:
         """Start a run here if this node leases its shard, or leave it to its owner. False: it was there already."""
         while (other := self._starting.get(state.run_id)) is not None:
             await asyncio.wait([other])
-        if shard_of(state.run_id) not in self._leases.shards:
+        if shard_of(state.run_id) not in self._leases.known:
             return await append_start(self._appender, state, command, armed_at)
         started: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._starting[state.run_id] = started

@@ -99,13 +99,13 @@ class Tenure:
         self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema, vault=vault)
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
-        inbox = Inbox(self._session, schema, vault)
+        inbox = Inbox(self._session, fence, schema, vault)
         self.timers = Timers(self._session, schema, fence, now=self.now, wake=self._due.set)
         self._snapshots = Snapshots(self._snapshot_session, schema, sealing=sealing_of(vault))
         self._taker = SnapshotTaker(self._snapshots, settings.snapshot_every)
         exactly_once = ExactlyOnce(engine, statement, self.appender.clock, self.now, vault)
         self.attempts = Attempts(types, exactly_once, now=self.now, leases=self.leases)
-        dispatch = Dispatch(self._session, self.node_id, schema, self._unplaced.set)
+        dispatch = Dispatch(self._session, fence, schema, self._unplaced.set)
         self.permits, self.rates = Permits(self._session, fence, schema), Rates(self._session, schema)
         placement = Placement(
             self.node_id, self.now, Slots(settings.concurrency), dispatch, types, self.leases, self.permits, self.rates

@@ -5,19 +5,25 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lives
 import pytest
 from acceptance.checker import assert_kept
 from acceptance.forks import ForkServer, fork_server
 from applications import facts, new_app, recorder, story, task, until, workflow
-from logs import execute, rows
+from logs import execute, opened, rows
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 import perdure
+from perdure_engine.dispatch import Attempted, Dispatch
+from perdure_engine.holder import Holder
+from perdure_engine.inbox import Inbox
 from perdure_engine.leases import Leases
+from perdure_engine.limits import Permits
+from perdure_engine.reaching import Reaching
 from perdure_engine.tenure import Tenure
 from perdure_eventstore.errors import LogUnavailable
 from perdure_eventstore.session import Session
@@ -136,9 +142,11 @@ async def test_what_a_dead_node_had_to_execute_is_interrupted_though_the_answer_
     assert_kept(database_url, at_rest=False)
 
 
+@pytest.mark.parametrize("late", [None, (Dispatch, "adopt"), (Reaching, "_take_up_all")])
 async def test_a_booking_whose_result_was_on_its_way_when_its_runs_owner_died_is_not_made_again(
-    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, late: tuple[type, str] | None
 ) -> None:
+    """Whatever is late at the heir: it may read the inbox first, and runs too long to be read together."""
     execute(database_url, "create table public.ledger (task text)")
     left, right = new_app(database_url), new_app(database_url)
     recorder(left, "left")
@@ -157,6 +165,15 @@ async def test_a_booking_whose_result_was_on_its_way_when_its_runs_owner_died_is
         await until(lambda: rows(database_url, "select from perdure.inbox where kind = 'attempt'"))
         await asyncio.sleep(0.3)
         assert rows(database_url, "select from perdure.inbox where kind = 'attempt'")
+        if late is not None:
+            original = getattr(*late)
+
+            async def slow(*given: Any) -> None:
+                await asyncio.sleep(0.5)
+                await original(*given)
+
+            monkeypatch.setattr(*late, slow)
+            monkeypatch.setattr(Holder, "load", lambda holder, runs: asyncio.sleep(0))
     # Its shards went to the other, with what came of the bookings still in the inbox.
     recorder(right, "left")
     for run in runs:
@@ -218,3 +235,31 @@ async def test_an_attempt_that_ends_while_its_run_is_handed_over_is_not_begun_ag
     await asyncio.sleep(0.5)
     assert given and given[0] != b"[]", "nothing was under way"
     assert (len(calls), len(others)) == (len(runs), 0)
+
+
+async def test_who_was_taken_for_dead_takes_nothing_away_from_its_heirs(database_url: str) -> None:
+    node, run = uuid4(), uuid4()
+    execute(
+        database_url,
+        f"""insert into perdure.nodes (node, epoch, name, task_types, alive_until)
+            values ('{node}', 2, 'x', '{{}}', now())""",
+        f"insert into perdure.inbox (run, shard, kind) values ('{run}', 0, 'resume')",
+        f"insert into perdure.permits (key, run, task_id) values ('k', '{run}', 'a')",
+        f"""insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, failures)
+            values ('{run}', 'a', 1, 0, '{node}', 1, '', 0)""",
+    )
+    left = "select (select count(*) from perdure.inbox), (select count(*) from perdure.permits),"
+    left += " (select count(*) from perdure.assignments)"
+    async with opened(database_url) as engine:
+        session = Session(engine)
+        for epoch, rest in ((1, (1, 1, 1)), (2, (0, 0, 0))):
+            inbox = Inbox(session, (node, epoch), "perdure")
+            inbox.discard([letter.id for letter in await inbox.read([0])])
+            await inbox.read([0])
+            permits = Permits(session, (node, epoch), "perdure")
+            permits.give_back(run, "a")
+            await permits.grant()
+            dispatch = Dispatch(session, (node, epoch), "perdure", lambda: None)
+            await dispatch.revoke([Attempted(run, "a", 1)])
+            assert rows(database_url, left) == [rest], epoch
+        await session.close()

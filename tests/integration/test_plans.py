@@ -123,7 +123,7 @@ def test_the_highest_position_is_one_probe(connection: psycopg.Connection[Any], 
 def test_the_inbox_is_read_by_an_index(
     connection: psycopg.Connection[Any], engine: AsyncEngine, mode: str, shards: list[int]
 ) -> None:
-    found = plan(connection, mode, Inbox(Session(engine), SCHEMA)._select, shards, 0, [5, 6])
+    found = plan(connection, mode, Inbox(Session(engine), (uuid4(), 1), SCHEMA)._select, shards, 0, [5, 6])
     assert "Seq Scan" not in found
 
 
