@@ -66,12 +66,17 @@ class Reaching:
         self._park = f"""update "{schema}".open_runs set parked = true where run = any(%s)
             and exists (select from "{schema}".shards s where s.shard = open_runs.shard and s.node = %s)"""
 
+    async def learn(self) -> None:
+        """Ask what is under way elsewhere of shards that were leased: before that, none of their runs is loaded."""
+        if unknown := frozenset(self._leases.unknown):
+            await self._dispatch.adopt(sorted(unknown))
+            self._leases.unknown -= unknown
+
     async def take_over(self) -> None:
         """Resume every open run of newly leased shards. Apart from the renewal, which must not wait for it."""
         while self.taken:
             shards = frozenset(self.taken)
-            await self._dispatch.adopt(sorted(shards))
-            self._leases.unknown -= shards
+            await self.learn()
             runs = [row[0] for row in await self._session.fetch(self._active, (sorted(shards),))]
             if runs:
                 log.info("resuming open runs", runs=len(runs), shards=len(shards))

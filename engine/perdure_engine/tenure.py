@@ -166,6 +166,7 @@ class Tenure:
             await read_clock(await self._session.connection(), self.appender.clock)
             self._appending = self._background.spawn(self.appender.run())
             await self._renew()
+            await self.reaching.learn()
         except BaseException:
             await self._close()
             raise
