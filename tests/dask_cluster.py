@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from distributed import Client
+
 ROOT = Path(__file__).parent.parent
 
 PATH = os.pathsep.join([str(ROOT / "tests"), *(path for path in sys.path if path)])
@@ -39,6 +41,11 @@ class DaskCluster:
     def alive(self) -> "list[subprocess.Popen[bytes]]":
         """The workers that were not killed and did not leave."""
         return [worker for worker in self.workers if worker.poll() is None]
+
+    def wait_for_workers(self) -> None:
+        """Until the scheduler knows all that are alive."""
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(len(self.alive()), timeout=30)
 
     def kill_worker(self, process: int) -> None:
         """With -9, by the id that it noted."""
