@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection
 from sqlalchemy.pool import NullPool
 
 from perdure.database import check_name, embedded_folder
@@ -14,6 +14,7 @@ from perdure.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from perdure.errors import PerdureError
 from perdure.settings import Settings
 from perdure_eventstore.errors import SchemaMissing
+from perdure_eventstore.hosts import read_url
 
 # Any constant will do; it only has to be the same for everyone who migrates this product.
 MIGRATION_LOCK = 0x7065_7264_7572_6500
@@ -61,7 +62,7 @@ def main() -> None:
     try:
         settings = Settings.load()
         with named(context.config.get_main_option("sqlalchemy.url") or settings.database_url) as url:
-            engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+            engine = create_engine(read_url(url), poolclass=NullPool)
             with engine.begin() as connection:
                 migrate(connection, settings.schema_name)
     except (PerdureError, EmbeddedPostgresError) as error:

@@ -28,6 +28,7 @@ from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Delivery, Retry
+from perdure_engine.doctor.doctor import Diagnosis
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
 from perdure_engine.identity import new_id
@@ -66,7 +67,7 @@ class App(Listening, Scheduling):
 
         ``database_name`` is ``"embedded:FOLDER"`` or ``"postgresql://…"``; without it, PERDURE_DATABASE_URL is.
         ``lifespan`` is entered when the app connects, as in Starlette: a function from the app to an async context
-        manager, whose mapping becomes ``app.resources``. Raises DatabaseNotNamed, SettingsRefused.
+        manager, whose mapping becomes ``app.resources``. Raises DatabaseNotNamed, WrongUrl, SettingsRefused.
         """
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
@@ -314,6 +315,13 @@ class App(Listening, Scheduling):
         ``workflow``: its runs alone; ``limit``: so many at most. Raises ArchiveRefused, LogError, OSError.
         """
         return await archive(self.client, folder, older_than, workflow=workflow, limit=limit)
+
+    async def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """Compare the working set with the log, beside nodes at work; with ``repair`` rebuild what is wrong.
+
+        Rebuilding holds up appends for a moment, and needs the rights of the schema's owner. Raises LogError.
+        """
+        return await self.client.doctor(repair=repair)
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""

@@ -20,6 +20,7 @@ from perdure.connected import connected
 from perdure.encryption import refuse_in_the_clear
 from perdure.scheduling import wanted
 from perdure.within import Within, execute
+from perdure_engine.doctor.doctor import Diagnosis
 from perdure_engine.facts import CatchUp, EventPublished, EventRouted, Overlap
 from perdure_engine.identity import new_id
 from perdure_engine.registry import Registered, Registration
@@ -74,6 +75,10 @@ class BlockingClient:
     def erase(self, run_id: UUID, *, reason: str = "", actor: str = "") -> Erased:
         """As App.erase."""
         return self._ask(lambda client: client.erase(run_id, reason, actor))
+
+    def doctor(self, *, repair: bool = False) -> Diagnosis:
+        """As App.doctor."""
+        return self._ask(lambda client: client.doctor(repair=repair))
 
     def publish(
         self,

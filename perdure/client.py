@@ -14,6 +14,7 @@ from perdure.starts import Order, Starts
 from perdure_engine.arrivals import wrong_key
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
+from perdure_engine.doctor.doctor import Diagnosis, Doctor
 from perdure_engine.erasure import Erasure
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
 from perdure_engine.history import Loaded, RunArchived, UnknownRun, fold_tail, load_run
@@ -35,6 +36,7 @@ from perdure_eventstore.door import Json
 from perdure_eventstore.errors import AppendRefused, Conflict, FenceLost
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.keeper import ARCHIVED, Erased, Keeper
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -100,7 +102,7 @@ class Client:
     async def check_key(self) -> None:
         """Raise VaultError where payloads are encrypted and this program cannot do so. Asked once."""
         if not self._key_checked:
-            await refuse_without_key(self._session, self.schema)
+            await patiently(lambda: refuse_without_key(self._session, self.schema), within=self._patience)
             self._key_checked = True
 
     async def publish(self, event: EventPublished, event_id: UUID | None) -> "Published":
@@ -147,6 +149,11 @@ class Client:
         if self.node and self.node.tenure:
             self.node.tenure.endings.drop(stream)
         return erased
+
+    async def doctor(self, *, repair: bool) -> Diagnosis:
+        """See App.doctor."""
+        doctor = Doctor(self.engine, self.schema, self.registry.definition, self.vault)
+        return await (doctor.repair() if repair else doctor.look())
 
     async def stage_start(
         self, workflow_id: str, input_: Json, event: str | None, key: str | None, run_id: UUID | None

@@ -11,16 +11,19 @@ from perdure.embedded import EmbeddedPostgres
 from perdure.errors import DatabaseNotNamed
 from perdure.migrate import check_schema, migrate
 from perdure_eventstore.database import open_engine
+from perdure_eventstore.hosts import read_url
 
 EMBEDDED = "embedded:"
 
 
 def check_name(database: str | None) -> str:
-    """``database`` if it names one. Raises DatabaseNotNamed."""
+    """``database`` if it names one. Raises DatabaseNotNamed, WrongUrl."""
     if not database:
         raise DatabaseNotNamed()
     if not database.startswith((EMBEDDED, "postgresql://", "postgres://", "postgresql+psycopg://")):
         raise DatabaseNotNamed(database.partition(":")[0])
+    if not database.startswith(EMBEDDED):
+        read_url(database)
     return database
 
 
@@ -34,7 +37,7 @@ def embedded_folder(database: str) -> Path | None:
 async def upgrade(database: str, schema: str) -> None:
     """Bring a database to this version's schema. Raises EmbeddedPostgresError, LogError, DBAPIError."""
     if embedded_folder(database) is None:
-        async with _engine(_url(database)) as engine:
+        async with _engine(database) as engine:
             await migrate(engine, schema)
         return
     async with opened(database, schema):
@@ -48,7 +51,7 @@ async def opened(database: str, schema: str) -> AsyncIterator[AsyncEngine]:
     Raises EmbeddedPostgresError, SchemaMissing or another LogError.
     """
     if (folder := embedded_folder(database)) is None:
-        async with _engine(_url(database)) as engine:
+        async with _engine(database) as engine:
             await check_schema(engine, schema)
             yield engine
         return
@@ -61,10 +64,6 @@ async def opened(database: str, schema: str) -> AsyncIterator[AsyncEngine]:
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(server.release)
-
-
-def _url(database: str) -> str:
-    return database.replace("postgres://", "postgresql://", 1) if database.startswith("postgres://") else database
 
 
 @asynccontextmanager

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     """How long the runs of a dead node wait for another."""
     stop: float = Field(default=10.0, gt=0)
     """How long a clean stop may take: what has not ended by then is left to be interrupted."""
-    poll: float = Field(default=1.0, gt=0)
+    poll: float = Field(default=5.0, gt=0)
     """How long a lost hint can delay an event."""
     patience: float = Field(default=10.0, ge=0)
     """How long publish and start wait for a database that cannot be reached."""

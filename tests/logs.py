@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
@@ -83,6 +84,9 @@ def superuser(url: str) -> Iterator[psycopg.Connection[Any]]:
 
 def rows(url: str, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
     """What ``statement`` gives, over a connection that is kept: many tests ask until something has come about."""
+    if threading.current_thread() is not threading.main_thread():
+        with psycopg.connect(url, autocommit=True) as own:
+            return own.execute(statement.encode(), parameters).fetchall()
     connection = _kept.get(url)
     if connection is not None:
         try:
@@ -97,7 +101,7 @@ def rows(url: str, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
 
 
 _kept: dict[str, psycopg.Connection[Any]] = {}
-"""One at most: that of the last database asked."""
+"""One at most: that of the last database asked. The main thread's."""
 
 
 @atexit.register

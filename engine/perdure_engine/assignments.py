@@ -66,6 +66,8 @@ class Assignments:
         self._fence, self._now, self._fenced = fence, now, fenced
         self._mine: dict[Key, int] = {}
         """What was taken up, with its attempt."""
+        self._ended: set[tuple[Key, int]] = set()
+        """What has ended since the rows were last asked for: its row may be among those that are on their way."""
         self._results: list[tuple[Key, int, AttemptEnd]] = []
         self.has_results = asyncio.Event()
         rows, events = f'"{schema}".assignments', f'"{schema}".events'
@@ -86,17 +88,29 @@ class Assignments:
             )
             select (select count(*) from fence), (select count(*) from ended), pg_notify('{schema}', '')"""
 
+    @property
+    def has_some(self) -> bool:
+        """Whether anything was taken up that has not ended."""
+        return bool(self._mine)
+
     async def take_up(self) -> None:
         """Execute what is assigned to this node, and end what is taken back or cancelled."""
+        self._ended.clear()
         rows = [_Row(*row) for row in await self._session.fetch(self._select, (self._fence[0],))]
         there = {(row.run, row.task_id): row for row in rows}
         for key, attempt in list(self._mine.items()):
             if key not in there or there[key].attempt != attempt or there[key].cancelled:
                 self._attempts.cancel(*key)
         for key, row in there.items():
-            if self._mine.get(key) != row.attempt and not self._attempts.is_under_way(*key):
+            is_known = self._mine.get(key) == row.attempt or (key, row.attempt) in self._ended
+            if not is_known and not self._attempts.is_under_way(*key):
                 self._mine[key] = row.attempt
-                await self._take(key, row)
+                try:
+                    await self._take(key, row)
+                except BaseException:
+                    # Postgres went away: the next look takes it up.
+                    self._forget(key, row.attempt)
+                    raise
 
     def adopt(self, attempts: Collection[Attempt]) -> None:
         """Their runs are another node's now: what comes of them is told to it."""
@@ -192,5 +206,6 @@ class Assignments:
             raise FenceLost(f"node {self._fence[0]} was fenced off")
 
     def _forget(self, key: Key, attempt: int) -> None:
+        self._ended.add((key, attempt))
         if self._mine.get(key) == attempt:
             del self._mine[key]

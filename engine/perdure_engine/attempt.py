@@ -148,6 +148,9 @@ class Attempt:
         """It ended because it was cancelled: what that means."""
         spec, attempt = self.order.spec, self.order.attempt
         match self.reason:
+            case None if self.work.cancelling():
+                # By somebody else: all tasks are, where the event loop is told to end.
+                return self.interrupted(at)
             case None:
                 # A handler that raises CancelledError by itself has failed like any other.
                 error = Json.of({"type": "CancelledError", "message": "the handler cancelled itself"})

@@ -185,9 +185,9 @@ class Attempts:
         except FenceLost as error:
             attempt.home.fenced(error)
             return None
-        except ConnectionLost:
-            # The log's own Postgres went away: no fault of the handler's.
-            return attempt.interrupted(self._now())
+        except ConnectionLost as lost:
+            # An outage of the log's own Postgres is no fault of the handler's.
+            return attempt.interrupted(self._now(), clean=lost.is_outage)
         except BrokenExecutor as error:
             order = attempt.order
             log.warning("an attempt's executor died", run=str(order.run_id), task=order.spec.task_id, error=str(error))

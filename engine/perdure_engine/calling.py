@@ -38,12 +38,23 @@ async def call(task_type: TaskType, task: Task, connection: AsyncConnection | No
         executing = task_type.executor.submit(partial(task_type.handler, **arguments))
         output = await _to_its_end(executing.ended, executing.withdraw)
     else:
-        thread = anyio.to_thread.run_sync(partial(task_type.handler, **arguments), abandon_on_cancel=True)
-        output = await _to_its_end(asyncio.ensure_future(thread))
+        function = partial(_caught, partial(task_type.handler, **arguments))
+        thread = anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+        output, error = await _to_its_end(asyncio.ensure_future(thread))
+        if error is not None:
+            raise error
         # A plain function around an async one, such as a decorator makes.
         if inspect.isawaitable(output):
             output = await output
     return task_type.serialise(output)
+
+
+def _caught(function: Callable[[], Result]) -> tuple[Result | None, BaseException | None]:
+    # sys.exit() is passed on by a task of asyncio's to the event loop, which ends, and the node with it.
+    try:
+        return function(), None
+    except BaseException as error:
+        return None, error
 
 
 async def _to_its_end(work: "asyncio.Future[Result]", withdraw: Callable[[], None] | None = None) -> Result:

@@ -7,14 +7,15 @@ the result.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 import structlog
 
 from perdure_engine.held_run import HeldRun
+from perdure_engine.identity import shard_of
 from perdure_engine.run.commands import BeginAttempt
 from perdure_eventstore.session import Session
 
@@ -25,9 +26,17 @@ _FRESH = 1.0
 
 
 class Away(NamedTuple):
-    """An attempt that another node executes."""
+    """An attempt that another node executes; with no node, what came of it is on its way."""
 
-    node: UUID
+    node: UUID | None
+    attempt: int
+
+
+class Attempted(NamedTuple):
+    """An attempt of a task."""
+
+    run: UUID
+    task_id: str
     attempt: int
 
 
@@ -61,22 +70,31 @@ class Dispatch:
         """Called for who waited, with a node."""
         self.away: dict[tuple[UUID, str], Away] = {}
         self._peers: dict[UUID, _Peer] = {}
+        self._on_the_way: Counter[UUID] = Counter()
+        """Of each node, the attempts that were given room there and are not on the disk yet."""
         self._looked = -_FRESH
         self._waiting: dict[str, deque[tuple[HeldRun, str]]] = {}
         self._warned: set[str] = set()
         nodes, rows = f'"{schema}".nodes', f'"{schema}".assignments'
         self._look = f"""select n.node, n.task_types, n.at_most_once,
-                n.concurrency - (select count(*) from {rows} a where a.node = n.node)::integer
+                n.concurrency - (select count(*) from {rows} a
+                    where a.node = n.node and a.shard <> all(%s::smallint[]))::integer
             from {nodes} n where n.node <> %s and n.alive_until > clock_timestamp()"""
-        self._rows = f"select run, task_id, node, attempt from {rows} where shard = any(%s)"
+        # What came of an attempt takes the place of its row: one look at both.
+        self._rows = f"""select run, task_id, node, attempt from {rows} where shard = any(%s)
+            union all
+            select run, detail ->> 'task_id', null, (detail ->> 'attempt')::integer from "{schema}".inbox
+            where shard = any(%s) and kind = 'attempt'"""
+        self._answered = f"""select run, detail ->> 'task_id', (detail ->> 'attempt')::integer from "{schema}".inbox
+            where shard = any(%s) and run = any(%s) and kind = 'attempt'"""
         # For update first: it waits for what the dead node still commits.
         self._fence = f"""with dead as (select node from {nodes} where node = any(%s)
                 and alive_until < clock_timestamp() order by node for update)
             update {nodes} n set epoch = n.epoch + 1 from dead where n.node = dead.node"""
         self._there = f"select node from {nodes} where node = any(%s) and alive_until > clock_timestamp()"
-        self._revoke = f"""delete from {rows} where run = %s and task_id = %s and attempt = %s returning node"""
-        self._revoke_lost = f"""delete from {rows} where node = any(%s) and shard = any(%s)
-            returning run, task_id, attempt"""
+        self._revoke = f"""delete from {rows} r
+            using unnest(%s::uuid[], %s::text[], %s::integer[]) u(run, task_id, attempt)
+            where r.run = u.run and r.task_id = u.task_id and r.attempt = u.attempt"""
         self._cancel = f"""with told as (update {rows} set cancelled = true where run = %s returning node)
             select pg_notify('{schema}', '') from told limit 1"""
 
@@ -97,11 +115,13 @@ class Dispatch:
     def give_back(self, begun: Iterable[BeginAttempt]) -> None:
         """These do not begin."""
         for begin in begun:
+            self._on_the_way[begin.node] -= 1
             self._has_room(begin.node)
 
-    def sent(self, run: UUID, task_id: str, away: Away) -> None:
+    def sent(self, run: UUID, task_id: str, node: UUID, attempt: int) -> None:
         """The attempt is on the disk as another node's."""
-        self.away[run, task_id] = away
+        self.away[run, task_id] = Away(node, attempt)
+        self._on_the_way[node] -= 1
 
     def ended(self, run: UUID, task_id: str, attempt: int) -> None:
         """What came of it is known."""
@@ -127,14 +147,18 @@ class Dispatch:
 
     async def adopt(self, shards: Sequence[int]) -> None:
         """Learn what is under way elsewhere of shards that were taken over."""
-        for run, task_id, node, attempt in await self._session.fetch(self._rows, (list(shards),)):
+        for run, task_id, node, attempt in await self._session.fetch(self._rows, (list(shards), list(shards))):
             self.away[run, task_id] = Away(node, attempt)
 
-    async def look(self) -> None:
-        """Learn which nodes live and have room, and begin what waited for one."""
-        rows = await self._session.fetch(self._look, (self._node,))
+    async def look(self, shards: Collection[int]) -> None:
+        """Learn which nodes live and have room, and begin what waited for one. ``shards`` are this node's.
+
+        What they have for others is known here: a row may be gone of which the result is not taken in yet.
+        """
+        rows = await self._session.fetch(self._look, (list(shards), self._node))
+        mine = self._on_the_way + Counter(away.node for away in self.away.values() if away.node is not None)
         self._looked = asyncio.get_running_loop().time()
-        self._peers = {node: _Peer(types, once, room) for node, types, once, room in rows}
+        self._peers = {node: _Peer(types, once, room - mine[node]) for node, types, once, room in rows}
         self._pump()
         for type_ in self._waiting.keys() - self._warned:
             if not any(type_ in peer.types for peer in self._peers.values()):
@@ -143,7 +167,7 @@ class Dispatch:
 
     async def lost(self) -> set[UUID]:
         """The nodes that died with something to execute for this one; from now on they can record nothing."""
-        nodes = {away.node for away in self.away.values()}
+        nodes = {away.node for away in self.away.values() if away.node is not None}
         if not nodes:
             return set()
         live = {row[0] for row in await self._session.fetch(self._there, (list(nodes),))}
@@ -151,18 +175,21 @@ class Dispatch:
             await self._session.fetch(self._fence, (list(dead),))
         return dead
 
-    async def revoke_lost(self, nodes: Iterable[UUID], shards: Iterable[int]) -> list[tuple[UUID, str, int]]:
-        """Take back what fenced nodes have not ended: the run, the task and the attempt of each."""
-        rows = await self._session.fetch(self._revoke_lost, (list(nodes), list(shards)))
-        return [(run, task_id, attempt) for run, task_id, attempt in rows]
+    def lost_with(self, nodes: Collection[UUID]) -> list[Attempted]:
+        """What ``nodes`` were to execute."""
+        return [Attempted(*key, away.attempt) for key, away in self.away.items() if away.node in nodes]
 
     async def cancel_run(self, run: UUID) -> None:
         """Ask for the end of whatever other nodes execute of ``run``."""
         await self._session.fetch(self._cancel, (run,))
 
-    async def revoke(self, run: UUID, task_id: str, attempt: int) -> bool:
-        """Take an attempt back; False if its result is there, or was taken in."""
-        return bool(await self._session.fetch(self._revoke, (run, task_id, attempt)))
+    async def revoke(self, attempts: Collection[Attempted]) -> list[Attempted]:
+        """Take attempts back: those of which nothing came, or comes any more. May be repeated."""
+        await self._session.fetch(self._revoke, tuple(map(list, zip(*attempts, strict=True))) or ([], [], []))
+        runs = {attempt.run for attempt in attempts}
+        shards = {shard_of(run) for run in runs}
+        answered = set(await self._session.fetch(self._answered, (list(shards), list(runs))))
+        return [attempt for attempt in attempts if attempt not in answered]
 
     def _choose(self, type_: str) -> Choice | None:
         able = [(peer.room, node) for node, peer in self._peers.items() if type_ in peer.types and peer.room > 0]
@@ -170,10 +197,11 @@ class Dispatch:
             return None
         node = max(able)[1]
         self._peers[node].room -= 1
+        self._on_the_way[node] += 1
         return Choice(node, type_ in self._peers[node].at_most_once)
 
-    def _has_room(self, node: UUID) -> None:
-        if (peer := self._peers.get(node)) is not None:
+    def _has_room(self, node: UUID | None) -> None:
+        if node is not None and (peer := self._peers.get(node)) is not None:
             peer.room += 1
 
     def _pump(self) -> None:

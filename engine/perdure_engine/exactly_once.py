@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection as SqlAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -51,6 +52,9 @@ class AttemptSuperseded(Exception):
 class ConnectionLost(Exception):
     """Postgres went away under an attempt: what it wrote is gone, unless its completion is in the log."""
 
+    is_outage = False
+    """Whether all of Postgres did, and not just the attempt's connection, which its handler may be to blame for."""
+
 
 class ExactlyOnce:
     """The engine owns the transaction: handler, then TaskCompleted as the last statement, then COMMIT.
@@ -81,6 +85,7 @@ class ExactlyOnce:
         assert attempt.task_type is not None
         async with self._connection() as connection:
             raw = await _raw(connection)
+            begun = self._now()
             begin()
             try:
                 output = Json.of(await call(attempt.task_type, attempt.task, connection))
@@ -90,10 +95,29 @@ class ExactlyOnce:
             except AttemptSuperseded:
                 return False
             except (DBAPIError, psycopg.Error, LogUnavailable) as error:
-                if raw.closed:
-                    raise ConnectionLost(str(error)) from error
+                if not raw.closed:
+                    raise
+                lost = ConnectionLost(str(error))
+                lost.is_outage = await self._was_outage(begun)
+                raise lost from error
+            except ConnectionLost as lost:
+                lost.is_outage = await self._was_outage(begun)
                 raise
         return True
+
+    async def _was_outage(self, since: datetime) -> bool:
+        """Whether the server is out of reach now, or began anew after ``since``."""
+        try:
+            connection = await borrow(self._engine)
+        except LogUnavailable:
+            return True
+        try:
+            restarted = await connection.scalar(text("select pg_postmaster_start_time() > :since"), {"since": since})
+            return bool(restarted)
+        except DBAPIError:
+            return True
+        finally:
+            await give_back(connection)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[SqlAlchemyConnection]:

@@ -199,7 +199,8 @@ class HeldRun:
             parked=parked if parked != (before.is_parked and before.status != "new") else None,
             tasks=before.definition.tasks,
         )
-        if assigned := self._owner.placement.assigned(self, events):
+        assigned = self._owner.placement.assigned(self, events)
+        if assigned:
             work["assigned"] = assigned
         consumed = [{"id": message.inbox} for message in decision.messages if message.inbox is not None]
         if consumed:
@@ -207,7 +208,7 @@ class HeldRun:
         metadata = self._owner.metadata
         written = [encode(event, metadata) for event in events]
         self._written = sum(len(event.data) + len(event.payload or b"") for event in written)
-        return Append(self.run_id, self.head, written, work or None)
+        return Append(self.run_id, self.head, written, work or None, announce=bool(assigned))
 
     def evolve(self, decision: Decision, head: Head) -> None:
         """``decision``, whose append was made last, is on the disk."""
@@ -307,7 +308,7 @@ class HeldRun:
         )  # fmt: skip
         self._mailbox = []
         if letters:
-            self._owner.consumed(letters, recorded=True)
+            self._owner.undecided(letters)
         self._owner.failed(self, error)
         self._next()
 

@@ -89,10 +89,7 @@ async def load_short(
         if len(events) > short:
             continue
         with suppress(UnknownRun, UnknownWorkflow, UnreadableEvent, msgspec.MsgspecError):
-            loaded = await _begin(registry, run, events[0])
-            for event in events:
-                loaded = _fold(loaded, event)
-            found[run] = loaded
+            found[run] = _fold_all(await _begin(registry, run, events[0]), events)
     return found
 
 
@@ -120,6 +117,19 @@ async def _begin(registry: Registry, run: UUID, recorded: RecordedEvent) -> Load
     started = decode(recorded)
     assert isinstance(started, RunStarted)
     return Loaded(new_run(await registry.definition(started.digest), run), NO_STREAM)
+
+
+def _fold_all(loaded: Loaded, events: Sequence[RecordedEvent]) -> Loaded:
+    """All the events of a run at once."""
+    if any(event.type in KEEPING for event in events):
+        for event in events:
+            loaded = _fold(loaded, event)
+        return loaded
+    state, size = loaded.state, loaded.size
+    for event in events:
+        state = evolve(state, decode(event))
+        size += len(event.data) + len(event.payload or b"")
+    return loaded._replace(state=state, head=events[-1].head, size=size)
 
 
 def _fold(loaded: Loaded, recorded: RecordedEvent) -> Loaded:

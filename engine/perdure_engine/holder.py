@@ -13,7 +13,6 @@ import structlog
 from perdure_engine.attempt import Order
 from perdure_engine.attempts import Attempts
 from perdure_engine.background import Background
-from perdure_engine.dispatch import Away
 from perdure_engine.exactly_once import ExactlyOnce, OwnRun
 from perdure_engine.held_run import HeldRun
 from perdure_engine.history import Loaded, fold_tail, load_run, load_short
@@ -229,7 +228,7 @@ class Holder:
                 case e.TaskStarted() if event.node == self.node_id:
                     self._attempts.start(self._order(run, event), OwnRun(run, self.placement.free, self._exactly_once))
                 case e.TaskStarted():
-                    self.placement.dispatch.sent(run.run_id, event.task_id, Away(event.node, event.attempt))
+                    self.placement.dispatch.sent(run.run_id, event.task_id, event.node, event.attempt)
                 case e.RunResumed():
                     self._timers.look()
                     self._begin_scheduled(run)
@@ -257,6 +256,9 @@ class Holder:
             log.error("a run's events could not be recorded", run=str(run.run_id), error=str(error))
         for told in self.refused:
             told(run.run_id, error)
+
+    def undecided(self, inbox: Sequence[int]) -> None:
+        self._inbox.hand_again(inbox)
 
     def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
         if recorded:

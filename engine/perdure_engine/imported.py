@@ -102,7 +102,7 @@ class _Fold:
         if event.type in EVENT_TYPES:
             self._take_run(number, event)
         elif event.type == "DefinitionRegistered":
-            self._add("registered", number, _definition(event))
+            self._add("registered", number, definition_row(event))
         elif event.type == "DefinitionRetired":
             self._add("retirements", number, {"workflow_id": decode_fact(event).workflow_id})
 
@@ -142,7 +142,8 @@ def _read(event: RecordedEvent) -> RunEvent:
     return decode(event._replace(payload=payload if payload and payload.startswith(b"{") else None))
 
 
-def _definition(event: RecordedEvent) -> dict[str, Any]:
+def definition_row(event: RecordedEvent) -> dict[str, Any]:
+    """The row that a DefinitionRegistered leaves. Raises ValueError, DefinitionRefused."""
     fact = decode_fact(event)
     document = fact.payload.text.decode()
     definition = compile_definition(read_document(document), allow_unknown_types=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 import orjson
 
+from perdure_engine.bound import Bound
 from perdure_engine.facts import EventPublished, decode_fact
 from perdure_engine.identity import start_stream
 from perdure_engine.results import Result, read_result
@@ -45,16 +46,29 @@ class Letter(NamedTuple):
 class Inbox:
     """Reads rows of this node's shards. A row stays until the append that consumed it deleted it."""
 
+    THERE: Final = "shard = any(%s) and id > %s and id <> all(%s)"
+    """Which rows were not handed out yet."""
+
     def __init__(self, session: Session, schema: str, vault: "Vault | None" = None) -> None:
         self._session, self._vault = session, vault
         self._reader = Reader(session, schema, vault)
         self._handed: set[int] = set()
         self._useless: set[int] = set()
         self._early: set[int] = set()
+        self._bound = Bound[int](0)
         self._select = f"""select id, run, kind, event, detail, payload from "{schema}".inbox
-            where shard = any(%s) and id <> all(%s) order by id limit {_BATCH}"""
+            where {self.THERE} order by id limit {_BATCH}"""
         self._asked = f'select max(version) from "{schema}".events where stream = %s'
         self._delete = f'delete from "{schema}".inbox where id = any(%s)'
+
+    def asked(self, shards: Collection[int]) -> tuple[list[int], int, list[int]]:
+        """The parameters of ``THERE``."""
+        return list(shards), self._bound.above(), list(self._handed)
+
+    @property
+    def has_useless(self) -> bool:
+        """Whether there are rows to be deleted with the next ``read``."""
+        return bool(self._useless)
 
     async def read(self, shards: Collection[int]) -> list[Letter]:
         """Rows not handed out yet, oldest first; each is handed out once until ``forget``."""
@@ -63,8 +77,10 @@ class Inbox:
             await self._session.fetch(self._delete, (useless,))
             self._useless.difference_update(useless)
             self.forget(useless)
-        rows = await self._session.fetch(self._select, (list(shards), list(self._handed)))
+        rows = await self._session.fetch(self._select, self.asked(shards))
         letters = [Letter(*row) for row in rows]
+        if letters:
+            self._bound.seen(letters[-1].id)
         self._handed.update(letter.id for letter in letters)
         return letters
 
@@ -103,10 +119,20 @@ class Inbox:
         """Hand ``letter`` out again, but not before ``take_up``: it came before its run."""
         self._early.add(letter.id)
 
+    def sweep(self) -> None:
+        """Look at everything with the next ``read``: these shards' rows may be old."""
+        self._bound.lift()
+
     def take_up(self) -> None:
         """Hand out again what was postponed."""
-        self.forget(self._early)
+        self.hand_again(self._early)
         self._early.clear()
+
+    def hand_again(self, ids: Collection[int]) -> None:
+        """These rows are still there, and undecided."""
+        if ids:
+            self._bound.lift()
+            self.forget(ids)
 
     def forget(self, ids: Collection[int]) -> None:
         """These rows are gone, or their run is no longer this node's."""

@@ -17,7 +17,9 @@ import structlog
 
 from perdure_engine.identity import SHARDS, shard_of
 from perdure_engine.task_types import TaskTypes
-from perdure_eventstore.errors import FenceLost
+from perdure_engine.witness import Witness
+from perdure_eventstore.errors import FenceLost, LogUnavailable
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
@@ -38,9 +40,20 @@ class Leases:
     """One node's leases."""
 
     def __init__(
-        self, session: Session, node: UUID, types: TaskTypes, concurrency: int, schema: str, seconds: float
+        self,
+        session: Session,
+        node: UUID,
+        types: TaskTypes,
+        concurrency: int,
+        schema: str,
+        seconds: float,
+        grace: float | None = None,
     ) -> None:
-        """``seconds`` is how long a lease lasts; it is renewed three times in that."""
+        """``seconds`` is how long a lease lasts; it is renewed three times in that.
+
+        ``grace`` is how long the database must have been in reach before others can be taken for dead: as long as a
+        lease, unless it is given.
+        """
         self._tokens: dict[int, int] = {}
         self.surplus = 0
         """How many shards more than a fair share there were at the last renewal."""
@@ -53,18 +66,30 @@ class Leases:
         self._seconds = seconds
         self._length = timedelta(seconds=seconds)
         self._until = 0.0
+        self._grace = timedelta(seconds=seconds if grace is None else grace)
+        self._witness = Witness(seconds, self._grace.total_seconds())
         nodes, shards = f'"{schema}".nodes', f'"{schema}".shards'
         self._join = f"""insert into {nodes} (node, epoch, name, task_types, at_most_once, concurrency, alive_until)
             values (%s, %s, %s, %s, %s, %s, clock_timestamp() + %s)"""
-        self._live = f"""with alive as (update {nodes} set alive_until = clock_timestamp() + %s where node = %s)
-            select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()"""
         # For update first: it waits for an append in flight, which a change of the epoch alone would not.
         self._fence = f"""with dead as (select node from {nodes} where node <> %s and node in
-                (select node from {shards} where lease_until < clock_timestamp()) order by node for update)
+                (select node from {shards} where lease_until < clock_timestamp())
+                and (%s or pg_last_xact_replay_timestamp() is null
+                     and pg_postmaster_start_time() < clock_timestamp() - %s)
+                order by node for update)
             update {nodes} n set epoch = n.epoch + 1 from dead where n.node = dead.node returning n.node"""
-        # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death.
-        self._renew = f"""update {shards} set lease_until = clock_timestamp() + %s where node = %s
-            and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard, token"""
+        # Even one that has run out, so long as nobody raised the epoch: an outage of Postgres is nobody's death. What
+        # else a node has to know of the others comes with it: one at rest says nothing but this.
+        self._renew = f"""with mine as (
+                update {shards} set lease_until = clock_timestamp() + %s where node = %s
+                and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard, token
+            ), alive as (
+                update {nodes} set alive_until = clock_timestamp() + %s where node = %s
+            )
+            select coalesce((select array_agg(shard) from mine), '{{}}'),
+                coalesce((select array_agg(token) from mine), '{{}}'),
+                (select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()),
+                exists (select from {shards} where node <> %s and lease_until < clock_timestamp())"""
         # Only from the fenced: one whose lease runs out just now still believes that it may write.
         self._take = f"""update {shards} s set node = %s, lease_until = clock_timestamp() + %s, token = token + 1 from
             (select shard from {shards} where node is null or lease_until < clock_timestamp()
@@ -86,11 +111,13 @@ class Leases:
                 where s.node = fence.node and s.shard = any(%s)
             )
             select (select count(*) from fence), pg_notify('{schema}', '{SHARDS_FREE}')"""
-        self._give = f"""with given as (
+        # Together: whoever hears of it counts the nodes to know its share.
+        self._release = f"""with given as (
                 update {shards} set node = null, lease_until = '-infinity' where node = %s and shard = any(%s)
+            ), gone as (
+                delete from {nodes} where node = %s
             )
             select pg_notify('{schema}', '{SHARDS_FREE}')"""
-        self._leave = f"delete from {nodes} where node = %s"
         self._announce = f"update {nodes} set task_types = %s, at_most_once = %s where node = %s"
         self._sweep = f"""delete from {nodes} n where n.alive_until < clock_timestamp() - interval '1 day'
             and not exists (select from {shards} s where s.node = n.node)"""
@@ -108,6 +135,11 @@ class Leases:
     def is_valid(self) -> bool:
         """Whether the last renewal still counts, reckoned from before it was sent."""
         return boot_time() < self._until
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether the database has been in reach for so long that another node's silence means its death."""
+        return self._witness.may_judge(boot_time())
 
     @property
     def renewal_interval(self) -> float:
@@ -130,18 +162,32 @@ class Leases:
     async def renew(self) -> frozenset[int]:
         """Renew, take what is free up to a fair share, and return the shards that are new.
 
-        Raises FenceLost if shards this node worked on are no longer its own.
+        Once it holds any, it tries until the database can be reached, more often than others would: the sooner it is
+        back after an outage, the surer it is not to be taken for dead. Raises FenceLost if shards this node worked on
+        are no longer its own; LogUnavailable.
         """
+        if not self._tokens:
+            return await self._renew_once()
+        return await patiently(self._renew_once, most=self._seconds / 8)
+
+    async def _renew_once(self) -> frozenset[int]:
         sent = boot_time()
-        if self._announced != (known := self._known_types()):
-            await self._session.fetch(self._announce, (*known, self._node))
-            self._announced = known
-        mine = dict(await self._session.fetch(self._renew, (self._length, self._node, self._node, self.epoch)))
+        try:
+            if self._announced != (known := self._known_types()):
+                await self._session.fetch(self._announce, (*known, self._node))
+                self._announced = known
+            asked = self._length, self._node, self._node, self.epoch, self._length, self._node, self._node, self._node
+            shards, tokens, others, has_expired = (await self._session.fetch(self._renew, asked))[0]
+        except LogUnavailable:
+            self._witness.missed()
+            raise
+        if self._witness.reached(sent):
+            log.info("the database was out of reach, the other nodes get time to come back", seconds=self._seconds)
+        mine = dict(zip(shards, tokens, strict=True))
         if not self._tokens.keys() <= mine.keys():
             raise FenceLost(f"the lease of node {self._node} ran out")
-        others = (await self._session.fetch(self._live, (self._length, self._node, self._node)))[0][0]
         share = -(-SHARDS // (others + 1))
-        fenced = [row[0] for row in await self._session.fetch(self._fence, (self._node,))]
+        fenced = await self._declare_dead(sent) if has_expired else []
         if len(mine) < share:
             mine |= dict(await self._session.fetch(self._take, (self._node, self._length, fenced, share - len(mine))))
         # Those taken by a statement whose answer was lost are new as well.
@@ -150,6 +196,14 @@ class Leases:
         self._tokens = mine
         self.surplus = len(mine) - share
         return frozenset(new)
+
+    async def _declare_dead(self, now: float) -> list[UUID]:
+        """The nodes whose leases have run out, and that can write no more from here on."""
+        may_judge = self._witness.may_judge(now)
+        if not (may_judge or self._witness.is_newcomer):
+            return []
+        rows = await self._session.fetch(self._fence, (self._node, may_judge, self._grace))
+        return [node for (node,) in rows]
 
     @contextmanager
     def leaving(self, shards: Collection[int]) -> Iterator[None]:
@@ -173,6 +227,5 @@ class Leases:
 
     async def release(self) -> None:
         """Give everything back at once, for a clean stop."""
-        await self._session.fetch(self._give, (self._node, sorted(self._tokens)))
-        await self._session.fetch(self._leave, (self._node,))
+        await self._session.fetch(self._release, (self._node, sorted(self._tokens), self._node))
         self._tokens, self._until = {}, 0.0

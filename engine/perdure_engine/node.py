@@ -16,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine.task_types import TaskTypes
 from perdure_engine.tenure import Settings, Tenure
-from perdure_eventstore.errors import FenceLost
+from perdure_eventstore.errors import FenceLost, LogUnavailable
 from perdure_eventstore.feed import Feed
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
+
+_JOIN_AGAIN = 1.0
 
 
 class Node:
@@ -69,11 +71,16 @@ class Node:
                     await tenure.work(stopping)
             except FenceLost as error:
                 log.warning("this node was taken for dead, joining anew", reason=str(error))
-            except Exception:
+            except Exception as error:
                 if not ready.done():
                     raise
+                if isinstance(error, LogUnavailable):
+                    # As it joined anew: once it works, a lost log is waited for.
+                    log.warning("the log cannot be reached, joining when it can", error=str(error))
+                    await asyncio.sleep(_JOIN_AGAIN)
+                    continue
                 # Whatever it was, runs go on here or elsewhere: this identity's work is interrupted, not lost.
                 log.exception("this node's work broke off, joining anew")
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(_JOIN_AGAIN)
             finally:
                 self.tenure = None

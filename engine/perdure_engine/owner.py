@@ -54,6 +54,9 @@ class Owner(Protocol):
     def consumed(self, inbox: Sequence[int], *, recorded: bool) -> None:
         """These inbox rows are decided: ``recorded`` ones were deleted in an append, the others made no event."""
 
+    def undecided(self, inbox: Sequence[int]) -> None:
+        """These inbox rows were not decided on, and are still there."""
+
     def caught_up(self, run: "HeldRun") -> None:
         """The run's state is the one after events that others appended, or of an append whose outcome was unknown."""
 

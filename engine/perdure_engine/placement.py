@@ -59,7 +59,7 @@ class Placement:
         spec = run.state.definition.tasks[task_id]
         if spec.type not in self._types:
             choice = self.dispatch.take(run, task_id, spec.type)
-            return None if choice is None else self._away(task_id, choice)
+            return None if choice is None else self._away(spec, choice)
         if not self.admit(spec, run.run_id, partial(self._begin, run, task_id)):
             return None
         return self._here(run, task_id)
@@ -127,7 +127,7 @@ class Placement:
 
     def _begin_away(self, run: HeldRun, task_id: str, choice: Choice) -> None:
         """Another node has room for a task that waited for one."""
-        run.tell(self._away(task_id, choice))
+        run.tell(self._away(run.state.definition.tasks[task_id], choice))
 
     def pump(self) -> None:
         """Begin what waits, where slots are free."""
@@ -159,8 +159,9 @@ class Placement:
         once = delivery == "at_most_once"
         return BeginAttempt(at=self._now(), task_id=task_id, node=self._node, at_most_once=once)
 
-    def _away(self, task_id: str, choice: Choice) -> BeginAttempt:
-        return BeginAttempt(at=self._now(), task_id=task_id, node=choice.node, at_most_once=choice.at_most_once)
+    def _away(self, spec: TaskSpec, choice: Choice) -> BeginAttempt:
+        once = choice.at_most_once if spec.delivery is None else spec.delivery == "at_most_once"
+        return BeginAttempt(at=self._now(), task_id=spec.task_id, node=choice.node, at_most_once=once)
 
     def _restrict(self) -> None:
         for name, type_ in self._types.items():

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
 
-from perdure_engine.dispatch import Dispatch
+from perdure_engine.assignments import Assignments
+from perdure_engine.dispatch import Attempted, Dispatch
 from perdure_engine.history import UnknownRun
 from perdure_engine.holder import Holder
 from perdure_engine.identity import shard_of
@@ -19,6 +21,7 @@ from perdure_engine.run.state import RunState
 from perdure_engine.timers import Timer, Timers
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import LogError
+from perdure_eventstore.patience import patiently
 from perdure_eventstore.session import Session
 from perdure_eventstore.vault.errors import VaultError
 
@@ -42,10 +45,11 @@ class Reaching:
         session: Session,
         schema: str,
         now: Callable[[], datetime],
+        assignments: Assignments,
         schedules: asyncio.Event,
     ) -> None:
         """``schedules`` is set when there may be schedules that nobody knew of here."""
-        self._schedules = schedules
+        self._assignments, self._schedules = assignments, schedules
         self._holder, self._inbox, self._timers, self._leases = holder, inbox, timers, leases
         self._dispatch, self._appender, self._session, self._now = dispatch, appender, session, now
         self.letters = asyncio.Event()
@@ -55,6 +59,9 @@ class Reaching:
         self.has_taken = asyncio.Event()
         self.lock = asyncio.Lock()
         """Held while runs are looked up for what reached them, so that no shard is given away under them."""
+        self._anything = f"""select
+            exists (select from "{schema}".inbox where {inbox.THERE}),
+            exists (select from "{schema}".assignments where node = %s)"""
         self._active = f'select run from "{schema}".open_runs where shard = any(%s) and not parked'
         self._park = f"""update "{schema}".open_runs set parked = true where run = any(%s)
             and exists (select from "{schema}".shards s where s.shard = open_runs.shard and s.node = %s)"""
@@ -67,21 +74,35 @@ class Reaching:
             runs = [row[0] for row in await self._session.fetch(self._active, (sorted(shards),))]
             if runs:
                 log.info("resuming open runs", runs=len(runs), shards=len(shards))
-            for first in range(0, len(runs), _BATCH):
-                await self._take_up(runs[first : first + _BATCH])
-                # An outage's backlog shall not stand in the way of what goes on.
-                await self._appender.drain()
+            await self._take_up_all(runs)
             self.taken -= shards
+            self._inbox.sweep()
             self.letters.set()
             self._timers.look()
             self._schedules.set()
 
     async def scan(self) -> None:
         """Resume what is open, active and held by nobody: a lost wake-up shall not strand a run."""
-        rows = await self._session.fetch(self._active, (sorted(self._leases.shards),))
+        # Those that were taken just now are being resumed.
+        shards = self._leases.shards - self.taken
+        rows = await self._session.fetch(self._active, (sorted(shards),))
         runs = [run for (run,) in rows if not self._holder.is_held(run)]
-        for first in range(0, len(runs), _BATCH):
-            await self._take_up(runs[first : first + _BATCH])
+        await self._take_up_all(runs)
+
+    async def _take_up_all(self, runs: Sequence[UUID]) -> None:
+        """A batch is read while what the one before made is recorded, and no more: what goes on is not trampled on."""
+        recorded: asyncio.Task[None] | None = None
+        try:
+            for first in range(0, len(runs), _BATCH):
+                await self._take_up(runs[first : first + _BATCH])
+                if recorded is not None:
+                    await recorded
+                recorded = asyncio.create_task(self._appender.drain())
+            if recorded is not None:
+                await recorded
+        finally:
+            if recorded is not None:
+                recorded.cancel()
 
     async def _take_up(self, runs: Sequence[UUID]) -> None:
         async with self.lock:
@@ -92,9 +113,18 @@ class Reaching:
                 # Nothing reaches them meanwhile, so that nobody knows better.
                 await self._session.fetch(self._park, (parked, self._holder.node_id))
 
-    async def read_inbox(self) -> None:
-        """Hand what came from outside to its runs."""
+    async def look(self) -> None:
+        """Take in what came from outside, if anything did: one statement where nothing has."""
         self._inbox.take_up()
+        asked = (*self._inbox.asked(sorted(self._leases.shards)), self._holder.node_id)
+        letters, assigned = (await self._session.fetch(self._anything, asked))[0]
+        if letters or self._inbox.has_useless:
+            await self.read_inbox()
+        if assigned or self._assignments.has_some:
+            await self._assignments.take_up()
+
+    async def read_inbox(self) -> None:
+        """Hand the rows of the inbox to their runs."""
         while True:
             async with self.lock:
                 letters = await self._inbox.read(sorted(self._leases.shards))
@@ -105,7 +135,7 @@ class Reaching:
                         await self._hand(letter)
                         handed += 1
                 finally:
-                    self._inbox.forget([letter.id for letter in letters[handed:]])
+                    self._inbox.hand_again([letter.id for letter in letters[handed:]])
                     self._holder.rest(letter.run for letter in letters)
             if not letters:
                 return
@@ -129,32 +159,31 @@ class Reaching:
         """Find nodes for what waits for one, and take back what nodes that died had to execute."""
         if not self._dispatch.has_work:
             return
-        await self._dispatch.look()
-        if dead := await self._dispatch.lost():
+        await self._dispatch.look(self._leases.shards)
+        if self._leases.may_judge and (dead := await self._dispatch.lost()):
             # They can record nothing any more: what they had ended by then is in the inbox.
             await self.read_inbox()
             async with self.lock:
-                lost = await self._dispatch.revoke_lost(dead, self._leases.shards)
-                for run, task_id, attempt in lost:
-                    await self._interrupt(run, task_id, attempt)
+                for lost in await self._dispatch.revoke(self._dispatch.lost_with(dead)):
+                    await self._end(lost, c.InterruptAttempt)
 
     async def cancel_away(self, run: UUID, tasks: Iterable[tuple[str, int]], grace: float) -> None:
         """Ask other nodes for the end of ``tasks`` of a run that stops; after ``grace`` seconds take them back."""
-        await self._dispatch.cancel_run(run)
+        await patiently(partial(self._dispatch.cancel_run, run))
         await asyncio.sleep(grace)
-        async with self.lock:
-            if shard_of(run) not in self._leases.shards:
-                return
-            for task_id, attempt in tasks:
-                if await self._dispatch.revoke(run, task_id, attempt):
-                    self._dispatch.ended(run, task_id, attempt)
-                    held = await self._holder.get(run)
-                    held.tell(c.CancelAttempt(at=self._now(), task_id=task_id, attempt=attempt))
+        await patiently(partial(self._take_back, run, [Attempted(run, *task) for task in tasks]))
 
-    async def _interrupt(self, run: UUID, task_id: str, attempt: int) -> None:
-        self._dispatch.ended(run, task_id, attempt)
-        held = await self._holder.get(run)
-        held.tell(c.InterruptAttempt(at=self._now(), task_id=task_id, attempt=attempt))
+    async def _take_back(self, run: UUID, attempts: Sequence[Attempted]) -> None:
+        async with self.lock:
+            if shard_of(run) in self._leases.shards:
+                for late in await self._dispatch.revoke(attempts):
+                    await self._end(late, c.CancelAttempt)
+
+    async def _end(self, attempt: Attempted, how: type[c.InterruptAttempt] | type[c.CancelAttempt]) -> None:
+        # It is forgotten last: a run that cannot be read now is looked at again.
+        held = await self._holder.get(attempt.run)
+        self._dispatch.ended(*attempt)
+        held.tell(how(at=self._now(), task_id=attempt.task_id, attempt=attempt.attempt))
 
     async def _fire(self, timer: Timer) -> None:
         try:
@@ -187,7 +216,7 @@ class Reaching:
             if letter.kind == "started":
                 await self._resume(letter.run)
                 self._inbox.discard([letter.id])
-                self._timers.look()
+                self._timers.look(old=False)
             elif letter.kind == "schedule":
                 self._inbox.discard([letter.id])
                 self._schedules.set()

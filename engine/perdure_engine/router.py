@@ -99,7 +99,8 @@ class Router:
         self._saved = 0
         self._concerned: dict[str, list[list[Registration]]] | None = None
         self._load = f'select position from "{schema}".router'
-        self._save = f'update "{schema}".router set position = %s where position < %s'
+        # Only where it was left: somebody may have set it back, to have events routed that were passed over.
+        self._save = f'update "{schema}".router set position = %s where position = %s returning position'
         # The run that the event itself started comes without a key, whether it is open or not.
         self._keyed_runs = f"""select r.run, r.key, e.data ->> 'digest' from "{schema}".open_runs r
             join "{schema}".events e on e.stream = r.run and e.version = 1
@@ -115,9 +116,8 @@ class Router:
         while True:
             while not self._may_route():
                 await asyncio.sleep(_LOOK)
-            self._position = self._saved = (await self._session.fetch(self._load))[0][0]
+            await self._take_place()
             await self._feed.anew()
-            self._concerned = None
             opened = self._session.opened
             while self._may_route() and self._session.opened == opened and self._feed.mark >= self._position:
                 with suppress(TimeoutError):
@@ -125,6 +125,10 @@ class Router:
                         await self._feed.beyond(self._position)
                 if self._may_route():
                     await self._route_what_is_known()
+
+    async def _take_place(self) -> None:
+        self._position = self._saved = (await self._session.fetch(self._load))[0][0]
+        self._concerned = None
 
     async def _route_what_is_known(self) -> None:
         try:
@@ -144,8 +148,10 @@ class Router:
                 await self._route(published)
             self._position = mark if len(events) < _BATCH else events[-1].position
             if published or self._position - self._saved > _CHECKPOINT_EVERY:
-                await self._session.fetch(self._save, (self._position, self._position))
-                self._saved = self._position
+                if await self._session.fetch(self._save, (self._position, self._saved)):
+                    self._saved = self._position
+                else:
+                    await self._take_place()
 
     async def _definitions(self) -> dict[str, list[list[Registration]]]:
         """For each event's name, the workflows that it may concern: their versions, oldest first."""
@@ -328,8 +334,10 @@ class Router:
         ]
         try:
             fact = EventRouted(matches=tuple(matches), reason=reason)
+            work = {"inbox": inbox} if inbox else None
+            # Whose runs they are may be another node's, and so may be who waits for the fact.
             await self._appender.append(
-                Append(published.stream, published.head, [encode_fact(fact)], {"inbox": inbox} if inbox else None)
+                Append(published.stream, published.head, [encode_fact(fact)], work, announce=bool(inbox))
             )
         except Conflict:
             # Another router was first.

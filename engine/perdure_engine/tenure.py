@@ -68,7 +68,7 @@ class Settings(NamedTuple):
     """Attempts at once."""
     lease: float = 10.0
     """How long a dead node's runs wait for another."""
-    poll: float = 1.0
+    poll: float = 5.0
     """How long a lost hint can delay an event from outside."""
     stop: float = 10.0
     """How long a clean stop may take before it becomes an unclean one."""
@@ -89,7 +89,7 @@ class Tenure:
         self.node_id = new_id()
         self._settings = settings
         self._fenced, self._due = asyncio.Event(), asyncio.Event()
-        self._assigned, self._unplaced, self._shards_free = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._unplaced, self._shards_free, self._too_many = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._background = Background()
         self._session, self._router_session, self._lease_session = Session(engine), Session(engine), Session(engine)
         self._snapshot_session = Session(engine)
@@ -142,13 +142,13 @@ class Tenure:
         self.holder.listeners += [self._told, self.endings.told, self.schedules.told]
         self.holder.refused.append(self._refused)
         self.holder.stopping.append(self._stopping)
-        self.reaching = Reaching(
-            self.holder, inbox, self.timers, self.leases, dispatch, self.appender, self._session, schema, self.now,
-            self.schedules.wake,
-        )  # fmt: skip
         self.assignments = Assignments(
             self._session, self.registry, self.attempts, placement, fence, self.now, schema, self._fenced.set, vault
         )
+        self.reaching = Reaching(
+            self.holder, inbox, self.timers, self.leases, dispatch, self.appender, self._session, schema, self.now,
+            self.assignments, self.schedules.wake,
+        )  # fmt: skip
         self._hand_over = HandOver(self.holder, self.attempts, self.assignments, self.leases, self.reaching.lock)
         self.router = Router(
             self._router_session, self.appender, self.registry, self.feed, schema, self.starts.start,
@@ -205,12 +205,12 @@ class Tenure:
             for duty in (
                 repeat(reaching.take_over, settings.scan, reaching.has_taken),
                 repeat(self._renew, self.leases.renewal_interval, self._shards_free),
-                repeat(reaching.read_inbox, settings.poll, reaching.letters),
+                repeat(self._give_surplus, settings.scan, self._too_many),
+                repeat(reaching.look, settings.poll, reaching.letters),
                 repeat(reaching.fire_timers, settings.scan, self._due),
                 repeat(self.schedules.fire, settings.scan, self.schedules.wake),
                 repeat(reaching.scan, settings.scan),
                 repeat(reaching.settle_dispatch, self.leases.renewal_interval, self._unplaced),
-                repeat(self.assignments.take_up, settings.poll, self._assigned),
                 repeat(self.assignments.flush, settings.scan, self.assignments.has_results),
                 repeat(self.permits.grant, _ASK_AGAIN, self.permits.wake),
                 repeat(self.rates.grant, settings.scan, self.rates.wake),
@@ -238,7 +238,6 @@ class Tenure:
             self._shards_free.set()
             return
         self.reaching.letters.set()
-        self._assigned.set()
 
     async def _sweep(self) -> None:
         """Delete the snapshots that runs left as they ended: one node's duty, as routing is."""
@@ -261,7 +260,13 @@ class Tenure:
         if reaching.taken:
             reaching.has_taken.set()
         elif self.leases.surplus > 0:
-            await self._hand_over.give(self.holder.quietest(self.leases.shards, self.leases.surplus))
+            self._too_many.set()
+
+    async def _give_surplus(self) -> None:
+        """Apart from the renewal, which must not wait until what is in flight is recorded."""
+        if self.leases.surplus > 0 and not self.reaching.taken:
+            shards, self.leases.surplus = self.holder.quietest(self.leases.shards, self.leases.surplus), 0
+            await self._hand_over.give(shards)
 
     async def _until_fenced(self) -> None:
         await self._fenced.wait()

@@ -1,18 +1,21 @@
 """Timers: rows of the log's working set, and one wake-up of APScheduler's for the earliest."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from perdure_engine.bound import Bound
 from perdure_engine.run import events as e
 from perdure_engine.run.commands import FireTimer
 from perdure_eventstore.session import Session
 
 _BATCH = 1_000
 _JOB = "next timer"
+_LATE = timedelta(seconds=60)
+"""By which a timer may be due before it is there, such as one that was set while the database was out of reach."""
 
 
 class Timer(NamedTuple):
@@ -70,8 +73,9 @@ class Timers:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}, timezone="UTC"
         )
         # A fired timer's row is deleted in the append that its run makes of it, so it may be read more than once.
+        self._bound = Bound[datetime](datetime.min.replace(tzinfo=UTC))
         self._due = f"""select run, timer, due from "{schema}".timers
-            where shard = any(%s) and due <= %s and not held order by due limit {_BATCH}"""
+            where shard = any(%s) and due > %s and due <= %s and not held order by due limit {_BATCH}"""
         # One look into the index a shard: a plain min() would read every timer of the future.
         self._earliest = f"""select min(first.due) from unnest(%s::smallint[]) as mine (shard)
             cross join lateral (select due from "{schema}".timers t where t.shard = mine.shard and t.due > %s
@@ -97,13 +101,20 @@ class Timers:
             local = datetime.now(due.tzinfo) + max(due - self._now(), timedelta(0))
             self._scheduler.add_job(self._fire, "date", run_date=local, id=_JOB, replace_existing=True)
 
-    def look(self) -> None:
-        """There may be timers that nobody noted."""
+    def look(self, *, old: bool = True) -> None:
+        """There may be timers that nobody noted; ``old``: such as have been due for long."""
+        if old:
+            self._bound.lift()
         self._wake()
 
     async def due(self, shards: Sequence[int], at: datetime) -> list[Timer]:
         """What is due at ``at``, earliest first, at most one batch."""
-        return [Timer(*row) for row in await self._session.fetch(self._due, (list(shards), at))]
+        above = self._bound.above()
+        timers = [Timer(*row) for row in await self._session.fetch(self._due, (list(shards), above, at))]
+        if not timers:
+            # A timer that is due already when it is set has a time near to now.
+            self._bound.seen(at - _LATE)
+        return timers
 
     async def arm(self, shards: Sequence[int], after: datetime) -> None:
         """Wake for the earliest timer that is due after ``after``: when ``due`` was asked last, so that none slips."""

@@ -93,7 +93,7 @@ def work_of(  # noqa: C901 - a line a type
     if "closed" in rows:
         # What would be written only to be deleted again.
         rows = {"closed": rows["closed"]}
-    if tasks is not None and (released := _released(run, events, tasks)):
+    if tasks is not None and (released := _released(run, events, tasks, paused)):
         rows["released"] = released
     return rows
 
@@ -101,13 +101,20 @@ def work_of(  # noqa: C901 - a line a type
 _ENDS_OF_ATTEMPTS = (e.TaskCompleted, e.TaskFailed, e.TaskTimedOut, e.TaskInterrupted, e.TaskCancelled)
 
 
-def _released(run: UUID, events: Sequence[e.RunEvent], tasks: Mapping[str, TaskSpec]) -> list[dict[str, Any]]:
-    """The permits of attempts that ended; an import has none."""
-    return [
-        {"run": run, "task_id": event.task_id}
-        for event in events
-        if isinstance(event, _ENDS_OF_ATTEMPTS) and tasks[event.task_id].concurrency is not None
-    ]
+def _released(
+    run: UUID, events: Sequence[e.RunEvent], tasks: Mapping[str, TaskSpec], paused: bool
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The permits of attempts that ended; an import has none.
+
+    A task that may begin again at once keeps its own: it was asked for as this was decided, and is there.
+    """
+    ended: dict[str, bool] = {}
+    for event in events:
+        if isinstance(event, _ENDS_OF_ATTEMPTS) and tasks[event.task_id].concurrency is not None:
+            ended[event.task_id] = True
+        elif isinstance(event, e.TaskScheduled) and event.task_id in ended:
+            ended[event.task_id] = paused
+    return [{"run": run, "task_id": task_id} for task_id, is_over in ended.items() if is_over]
 
 
 def _open(rows: Rows, run: UUID, event: e.RunStarted, armed_at: int | None) -> None:

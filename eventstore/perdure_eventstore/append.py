@@ -250,9 +250,12 @@ async def send(
 
 
 async def read_clock(connection: AsyncConnection[Any], clock: Clock) -> None:
-    """Ask the database what time it is."""
+    """Ask the database what time it is. Raises LogError."""
     sent = clock.local()
-    row = await (await connection.execute("select clock_timestamp()")).fetchone()
+    try:
+        row = await (await connection.execute("select clock_timestamp()")).fetchone()
+    except psycopg.Error as error:
+        raise domain_error(error) from error
     assert row is not None
     clock.correct(_microseconds(row[0]), sent, clock.local())
 

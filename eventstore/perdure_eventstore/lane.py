@@ -1,6 +1,7 @@
 """One connection's share of group commit: a batch at a time, until its outcome is known."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -59,7 +60,7 @@ class Lane:
             return await self._commit(entries)
         vault = self._vault
         try:
-            sealed = await self._patiently(lambda: vault.seal(entries))
+            sealed = await self._patiently(partial(vault.seal, entries))
         except LogError as error:
             return [error] * len(entries)
         except VaultError as error:

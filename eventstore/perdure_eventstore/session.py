@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_eventstore.database import raw_connection
@@ -52,6 +53,9 @@ class Session:
             cursor = await connection.execute(statement, parameters, prepare=True, binary=True)
             return await cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
+            if isinstance(error, ReadOnlySqlTransaction):
+                # A standby: of several hosts another one can be written to.
+                await self.close()
             raise domain_error(error) from error
 
     async def close(self) -> None:

@@ -263,6 +263,17 @@ def verify(
 
 
 @verb(app)
+def doctor(
+    common: Common,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is wrong, beside running nodes.")] = False,
+) -> Exit:
+    """Check that the working set (open runs, timers, waits, inbox, …) is what the log says."""
+    from perdure.cli.doctor import check_working_set
+
+    return check_working_set(common, repair)
+
+
+@verb(app)
 def export(
     common: Common,
     runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN…]", help="Runs, or nothing with --all.")] = None,

@@ -21,6 +21,7 @@ from perdure_eventstore.door import PayloadRefused
 from perdure_eventstore.errors import AppendRefused, ClockDrift, Conflict, FenceLost, LogError, Raced
 from perdure_eventstore.head_keeper import NothingToSign
 from perdure_eventstore.heads import HeadRefused
+from perdure_eventstore.hosts import WrongUrl
 from perdure_eventstore.outlets import PublishingFailed
 from perdure_eventstore.signing import KeyRefused
 from perdure_eventstore.transfer.entry import TransferRefused
@@ -30,7 +31,7 @@ from perdure_eventstore.verify import PlaceRefused
 
 _WRONG_USE = (
     SettingsRefused, PayloadRefused, UnknownWorkflow, UnknownRun, ArgumentError, KeyRefused, PlaceRefused, VaultError,
-    ErasureRefused, ScheduleRefused, UnknownSchedule,
+    ErasureRefused, ScheduleRefused, UnknownSchedule, WrongUrl,
 )  # fmt: skip
 _WRITE_REFUSED = (AppendRefused, ClockDrift, Conflict, FenceLost, Raced)
 

@@ -5,7 +5,7 @@ database it is at least once: a node that dies between the two commits runs the 
 that (``insert … on conflict do nothing``).
 """
 
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
@@ -19,8 +19,7 @@ from perdure_engine.faults import Fault
 from perdure_engine.handlers import Handler
 from perdure_engine.task import Task
 from perdure_eventstore.door import Json
-
-_PSYCOPG: Final = "postgresql+psycopg"
+from perdure_eventstore.hosts import read_url
 
 
 class OtherDatabase:
@@ -92,17 +91,26 @@ def _own_database(schema: str) -> Handler:
 
 
 def _read_url(text: str) -> URL:
+    if text.startswith(("postgresql://", "postgres://")):
+        return read_url(text)
     try:
         url = make_url(text)
     except ArgumentError:
         # Without its cause: the text may hold a password.
         raise ValueError("the database task's URL cannot be read; write postgresql://user@host/name") from None
-    return url.set(drivername=_PSYCOPG) if url.drivername in ("postgresql", "postgres") else url
+    return url
 
 
 def _same(one: URL, other: URL) -> bool:
     # The user belongs to it: another role has other rights.
     def place(url: URL) -> tuple[Any, ...]:
-        return url.get_backend_name(), url.username, url.host, url.port or 5432, url.database, url.query.get("host")
+        return (
+            url.get_backend_name(),
+            url.username,
+            url.host,
+            url.port or 5432,
+            url.database,
+            (url.query.get("host"), url.query.get("port")),
+        )
 
     return place(one) == place(other)

@@ -107,4 +107,5 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -13,12 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from acceptance.forks import fork_server
 from bad_days.chaos import Chaos
-from bad_days.crowd import Verdict
 from bad_days.race import race
 from bad_days.servers import VERSIONS, Servers, binaries
+from bad_days.verdict import Verdict, say
 from open_transaction import beside_an_open_transaction, faults
-
-_MOST_SHOWN = 30
 
 
 def main() -> int:
@@ -43,7 +41,7 @@ def main() -> int:
                         verdict = Chaos(server, forks, folder, options.seed).run(options.seconds)
             finally:
                 servers.close()
-    return _say(verdict, time.monotonic() - began)
+    return say(verdict, time.monotonic() - began, f"scripts/chaos log --seed {verdict.seed}")
 
 
 def _beside_an_open_transaction(url: str, seed: int, seconds: float) -> Verdict:
@@ -55,17 +53,6 @@ def _beside_an_open_transaction(url: str, seed: int, seconds: float) -> Verdict:
         "events read": len(seen.read),
     }
     return Verdict(seed, counts, list(faults(url, seen, seconds)))
-
-
-def _say(verdict: Verdict, seconds: float) -> int:
-    for name, count in verdict.counts.items():
-        print(f"{count:>9,}  {name}")
-    for finding in verdict.findings[:_MOST_SHOWN]:
-        print(f"finding: {finding}")
-    print(f"{len(verdict.findings)} findings in {seconds:.0f} s" if verdict.findings else "nothing lost, nothing twice")
-    if verdict.findings:
-        print(f"again: scripts/chaos log --seed {verdict.seed}")
-    return 1 if verdict.findings else 0
 
 
 def _arguments() -> argparse.Namespace:

@@ -26,6 +26,14 @@ class History(NamedTuple):
     open_runs: Sequence[UUID] = ()
     timers: Sequence[tuple[UUID, str]] = ()
     waits: Sequence[tuple[UUID, int]] = ()
+    paused: Sequence[UUID] = ()
+    parked: Sequence[UUID] = ()
+    """Of the open runs, those that are said to be."""
+    held: Sequence[tuple[UUID, str]] = ()
+    """Of the timers, those that wait for their run to be resumed."""
+    assignments: Sequence[tuple[UUID, str, int, UUID]] = ()
+    permits: Sequence[tuple[str, UUID, str]] = ()
+    inbox: Sequence[tuple[UUID, str]] = ()
 
 
 class Told(NamedTuple):
@@ -56,6 +64,12 @@ def read_history(url: str, schema: str = "perdure") -> History:
             [run for (run,) in rows("select run from SCHEMA.open_runs")],
             rows("select run, timer from SCHEMA.timers"),
             rows("select run, trigger from SCHEMA.waits"),
+            [run for (run,) in rows("select run from SCHEMA.open_runs where paused")],
+            [run for (run,) in rows("select run from SCHEMA.open_runs where parked")],
+            rows("select run, timer from SCHEMA.timers where held"),
+            rows("select run, task_id, attempt, node from SCHEMA.assignments"),
+            rows("select key, run, task_id from SCHEMA.permits"),
+            rows("select run, kind from SCHEMA.inbox"),
         )
 
 
@@ -70,7 +84,14 @@ def check(history: History, told: Told | None = None, *, at_rest: bool = True) -
         *_published(history.events, runs, told, at_rest),
         *_outputs(runs, told),
         *_working_set(history, runs),
+        *_flags(history, runs),
+        *_elsewhere(history, runs, at_rest),
     ]
+
+
+def runs_of(history: History) -> dict[UUID, RunChecker]:
+    """Every run, followed to its last event."""
+    return _runs(history.events)
 
 
 def assert_kept(url: str, told: Told | None = None, *, at_rest: bool = True) -> History:
@@ -177,3 +198,37 @@ def _working_set(history: History, runs: Mapping[UUID, RunChecker]) -> Iterator[
             yield f"run {run_id} waits for trigger {trigger}, and the working set does not say so"
     for run_id in {run for run, _ in (*history.timers, *history.waits)} - open_runs:
         yield f"run {run_id} has timers or waits, and is not open"
+
+
+def _flags(history: History, runs: Mapping[UUID, RunChecker]) -> Iterator[str]:
+    """Whether what the working set says of pauses is so, and nothing is parked for which a node has to do something."""
+    open_runs = [run for run in history.open_runs if run in runs and not runs[run].ended]
+    for run_id in open_runs:
+        if runs[run_id].paused != (run_id in history.paused):
+            yield f"run {run_id} is{'' if runs[run_id].paused else ' not'} paused, and the working set does not say so"
+        if run_id in history.parked and not runs[run_id].may_be_parked:
+            yield f"run {run_id} is parked, and there is something to do for it"
+    held, paused = set(history.held), {run for run in open_runs if runs[run].paused}
+    for run_id, timer in history.timers:
+        if run_id in open_runs and ((run_id, timer) in held) != (run_id in paused and timer != "deadline"):
+            yield f"timer {timer} of run {run_id} is{'' if (run_id, timer) in held else ' not'} held"
+
+
+def _elsewhere(history: History, runs: Mapping[UUID, RunChecker], at_rest: bool) -> Iterator[str]:
+    """Whether what other nodes execute, and what may begin, is under way; ``at_rest`` nothing is."""
+    for run_id, task_id, attempt, node in history.assignments:
+        task = runs[run_id].tasks.get(task_id) if run_id in runs else None
+        if task is None or (task.state, task.attempt) != ("started", attempt):
+            yield f"run {run_id}: attempt {attempt} of {task_id} is assigned, and is not under way"
+        elif str(node) != task.node:
+            yield f"run {run_id}: attempt {attempt} of {task_id} is assigned to {node}, and started on {task.node}"
+    permits = Counter((run, task) for _, run, task in history.permits)
+    for run_id, run in runs.items():
+        for task_id, task in run.tasks.items():
+            if task.key is not None and task.state == "started" and not permits[run_id, task_id]:
+                yield f"run {run_id}: {task_id} is under way without a permit of its key"
+            elif at_rest and task.state != "started" and permits[run_id, task_id]:
+                yield f"run {run_id}: {task_id} has a permit, and is not under way"
+    for run_id, kind in history.inbox if at_rest else ():
+        if run_id not in runs or not runs[run_id].ended:
+            yield f"run {run_id}: {kind} waits in the inbox"

@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from acceptance.forks import Child, ForkServer
-from bad_days.crowd import Crowd, Verdict, settle_prepared
+from bad_days.crowd import Crowd, settle_prepared
+from bad_days.misfortunes import Misfortunes
 from bad_days.notes import MARKER
+from bad_days.verdict import Verdict
 from breaking_proxy import Where, breaking_proxy
 from postgres_server import PostgresServer
 
 PLACES: tuple[Where, ...] = ("before the statement", "in the middle", "before the answer")
-
-_TERMINATE = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'perdure'"
 
 
 class Chaos:
@@ -32,12 +31,13 @@ class Chaos:
         self._random = self._crowd.random
         self._blows: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unrelated: psycopg.Connection[Any] | None = None
+        server_blows = self._misfortunes = Misfortunes(server, self._random)
         self._ways: list[str] = []
         self._kinds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
-            (6, self._kill_a_writer), (3, self._kill_a_reader), (4, self._freeze_a_writer), (6, self._end_backends),
-            (3, self._lose_hints), (10, self._cut_a_connection), (4, self._settle_prepared),
-            (1, self._kill_the_server), (1, self._restart_the_server), (1, self._kill_a_backend),
+            (6, self._kill_a_writer), (3, self._kill_a_reader), (4, self._freeze_a_writer),
+            (6, server_blows.end_backends), (3, server_blows.lose_hints), (10, self._cut_a_connection),
+            (4, self._settle_prepared), (1, server_blows.kill_the_server), (1, server_blows.restart_the_server),
+            (1, server_blows.kill_a_backend),
         ]  # fmt: skip
 
     def run(self, seconds: float, *, writers: int = 8, readers: int = 2) -> Verdict:
@@ -51,12 +51,11 @@ class Chaos:
                 self._crowd.start_writer(self._random.choice(self._ways))
             for _ in range(readers):
                 self._crowd.start_reader()
-            self._open_unrelated()
+            self._misfortunes.open_unrelated()
             await self._strike(seconds)
             await asyncio.gather(*self._tasks)
             verdict = await self._crowd.end()
-        if self._unrelated is not None:
-            self._unrelated.close()
+        self._misfortunes.close()
         return verdict._replace(counts={**verdict.counts, **dict(sorted(self._blows.items()))})
 
     async def _strike(self, seconds: float) -> None:
@@ -86,48 +85,9 @@ class Chaos:
         await asyncio.sleep(seconds)
         child.signal(signal.SIGCONT)
 
-    async def _end_backends(self) -> None:
-        share = self._random.choice([0.1, 0.5, 1.0])
-        await asyncio.to_thread(self._terminate, f"random() < {share}")
-
-    async def _lose_hints(self) -> None:
-        await asyncio.to_thread(self._terminate, "query ilike 'listen%'")
-
     async def _cut_a_connection(self) -> None:
         self._proxy.break_next(MARKER, self._random.choice(PLACES))
 
     async def _settle_prepared(self) -> None:
         """Also those whose writers are still at it: somebody else's decision is news to them."""
         await asyncio.to_thread(settle_prepared, self._server.url, self._random)
-
-    async def _kill_the_server(self) -> None:
-        await asyncio.to_thread(self._server.kill)
-        await self._start_again()
-
-    async def _kill_a_backend(self) -> None:
-        """With -9: all the others go down with it, and the server comes back by itself."""
-        await asyncio.to_thread(self._server.kill_a_backend)
-        await asyncio.sleep(1.0)
-        self._open_unrelated()
-
-    async def _restart_the_server(self) -> None:
-        await asyncio.to_thread(self._server.stop, self._random.choice(["fast", "immediate"]))
-        await self._start_again()
-
-    async def _start_again(self) -> None:
-        await asyncio.sleep(self._random.uniform(0, 2))
-        await asyncio.to_thread(self._server.start)
-        self._open_unrelated()
-
-    def _open_unrelated(self) -> None:
-        """A transaction older than what follows, that writes and stays open: it has nothing to do with the log."""
-        if self._unrelated is not None:
-            self._unrelated.close()
-        self._unrelated = psycopg.connect(self._server.url)
-        self._unrelated.execute("create table if not exists public.unrelated (n int)")
-        self._unrelated.commit()
-        self._unrelated.execute("insert into public.unrelated values (1)")
-
-    def _terminate(self, which: str) -> None:
-        with psycopg.connect(self._server.url, autocommit=True) as connection:
-            connection.execute(f"{_TERMINATE} and {which}".encode())

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
 from acceptance.forks import Child, ForkServer
 from bad_days import reader, writer
 from bad_days.notes import WriterNotes, name_of, seen_by, told_by
+from bad_days.verdict import Verdict
 from log_checker import Fact, findings
 from logs import opened
 
@@ -21,14 +21,6 @@ from perdure_eventstore.database import raw_connection
 from perdure_eventstore.verify import verify
 
 _END_SECONDS = 60.0
-
-
-class Verdict(NamedTuple):
-    """What a bad day came to."""
-
-    seed: int
-    counts: dict[str, int]
-    findings: list[str]
 
 
 class Crowd:

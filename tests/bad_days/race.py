@@ -9,8 +9,9 @@ from time import monotonic, sleep
 from uuid import UUID
 
 from acceptance.forks import ForkServer
-from bad_days.crowd import Verdict, broken_chains, read_log
+from bad_days.crowd import broken_chains, read_log
 from bad_days.notes import WriterNotes, named_append, told_by
+from bad_days.verdict import Verdict
 from log_checker import findings
 from logs import opened, running
 

@@ -1,17 +1,15 @@
 """The connection cut in COMMIT, while a synchronous standby is late: the append has happened, and nobody can see it."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from bad_days.pair import Pair, synchronous_pair
 from bad_days.servers import Servers, Version
 from breaking_proxy import breaking_proxy
-from logs import execute, more, new_stream, opened, read_stream, rows, running
-from postgres_server import PostgresServer
+from logs import more, new_stream, opened, read_stream, rows, running
 
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.errors import Conflict, LogError
@@ -23,35 +21,10 @@ WAITS = "from pg_stat_activity where application_name = 'perdure' and wait_event
 IN_COMMIT, FOR_ANOTHER = f"select {WAITS} = 'SyncRep'", f"select {WAITS} = 'transactionid'"
 
 
-class Pair:
-    """A primary, and a standby that it waits for in every COMMIT."""
-
-    def __init__(self, primary: PostgresServer, standby: PostgresServer) -> None:
-        self.primary, self.standby = primary, standby
-
-    def delay(self) -> None:
-        """From now on nothing that the primary sends arrives."""
-        ((self._receiver,),) = rows(self.standby.url, "select pid from pg_stat_wal_receiver")
-        os.kill(self._receiver, signal.SIGSTOP)
-
-    def arrive(self) -> None:
-        """Now it does."""
-        os.kill(self._receiver, signal.SIGCONT)
-
-
 @pytest.fixture
 def pair(servers: Servers, version: Version) -> Iterator[Pair]:
-    with servers.stopped(version) as primary, servers.stopped(version) as standby:
-        standby.settings["primary_conninfo"] = f"host={primary.folder} port=5432 user=tester"
-        standby.become_standby()
-        primary.start()
-        standby.start()
-        execute(
-            primary.url, "alter system set synchronous_standby_names = '*'", "select pg_reload_conf()",
-            "create table public.known_to_the_standby ()",
-        )  # fmt: skip
-        yield Pair(primary, standby)
-        execute(primary.url, "alter system set synchronous_standby_names = ''", "select pg_reload_conf()")
+    with synchronous_pair(servers, version) as pair:
+        yield pair
 
 
 async def waiting(url: str, statement: str, count: int) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from perdure_eventstore.append import Append, Appended, Batch, Statement, Together, read_clock, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.database import raw_connection
-from perdure_eventstore.errors import AppendRefused, ClockDrift, Raced
+from perdure_eventstore.errors import AppendRefused, ClockDrift, LogUnavailable, Raced
 from perdure_eventstore.events import NO_STREAM, Head, NewEvent
 
 pytestmark = pytest.mark.every_postgres
@@ -271,3 +271,11 @@ async def test_many_rows_of_every_kind_fit_one_statement(engine: AsyncEngine, co
     for i in range(12):
         recorded = await read_stream(engine, appends[i].stream)
         assert [item.payload for item in recorded] == [payloads[i % 6]] * 3
+
+
+async def test_a_connection_lost_while_the_clock_is_read_is_one_of_the_logs_errors(
+    database_url: str, connection: AsyncConnection[Any]
+) -> None:
+    rows(database_url, "select pg_terminate_backend(%s)", (connection.info.backend_pid,))
+    with pytest.raises(LogUnavailable):
+        await read_clock(connection, Clock())

@@ -26,7 +26,7 @@ async def test_a_handler_that_swallows_its_cancellation_outlasts_no_limit(
     database_url: str, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "_LIMIT_GRACE", 0.2)
-    app, over = new_app(database_url), asyncio.Event()
+    app, over, deadline = new_app(database_url), asyncio.Event(), time.monotonic() + 20
 
     @app.task(
         retry=perdure.Retry(attempts=1),
@@ -34,7 +34,7 @@ async def test_a_handler_that_swallows_its_cancellation_outlasts_no_limit(
         heartbeat=0.2 if limit == "heartbeat" else None,
     )
     async def deaf() -> str:
-        while not over.is_set():
+        while not over.is_set() and time.monotonic() < deadline:
             try:
                 await asyncio.sleep(30)
             except asyncio.CancelledError:
@@ -58,11 +58,11 @@ async def test_a_handler_that_swallows_its_cancellation_outlasts_no_limit(
 
 
 async def test_a_node_stops_though_a_handler_swallows_its_cancellation(database_url: str) -> None:
-    app, going = new_app(database_url, stop=1.0), True
+    app, going, deadline = new_app(database_url, stop=1.0), True, time.monotonic() + 20
 
     @app.task()
     async def deaf() -> None:
-        while going:
+        while going and time.monotonic() < deadline:
             try:
                 await asyncio.sleep(0.1)
             except asyncio.CancelledError:
@@ -259,3 +259,23 @@ async def test_what_cannot_be_executed_so_is_refused_with_a_sentence() -> None:
         app.task(delivery="twice")(beat)  # type: ignore[arg-type]
     with pytest.raises(TaskTypeRefused, match="the heartbeat of beat is 0 s"):
         app.task(heartbeat=0)(beat)
+
+
+async def test_an_attempt_that_somebody_else_cancels_is_interrupted_and_not_failed(database_url: str) -> None:
+    app = new_app(database_url)
+
+    @app.task(retry=perdure.Retry(attempts=1))
+    async def long(task: perdure.Task) -> int:
+        await asyncio.sleep(0 if task.attempt > 1 else 30)
+        return task.attempt
+
+    async with app.node(views=False):
+        await app.register(one("long"))
+        run = await app.start("one")
+        under_way = app.client.node.tenure.attempts  # type: ignore[union-attr]
+        await until(lambda: len(under_way))
+        # As asyncio.run does to all there are when the event loop ends.
+        for attempt in under_way:
+            attempt.work.cancel()
+        assert await run.result(timeout=5) == {"a": 2}
+    assert "TaskInterrupted a 1" in story(database_url, run.run_id)

@@ -1,6 +1,7 @@
 """Encrypted payloads: runs go on as ever, the database holds no word of them, and who has no key gets a sentence."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,7 +20,7 @@ import perdure
 from perdure.encryption import EncryptionSettings
 from perdure.errors import WrongConnection
 from perdure_eventstore.append import Append
-from perdure_eventstore.errors import AppendRefused
+from perdure_eventstore.errors import AppendRefused, LogUnavailable
 from perdure_eventstore.events import NO_STREAM, NewEvent
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
@@ -391,3 +392,19 @@ async def test_of_several_together_one_that_cannot_be_encrypted_is_the_end_of_al
             with pytest.raises(AppendRefused, match="it cannot be encrypted"):
                 await appender.append_together([mate, late])
         assert await read_stream(engine, mate.stream) == []
+
+
+async def test_a_key_store_that_is_out_of_reach_for_a_moment_costs_an_append_nothing_but_time(
+    database_url: str, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outages, original = [LogUnavailable("away")] * 3, PostgresKeyStore.create
+
+    async def create(self: PostgresKeyStore, wrapped: Mapping[UUID, bytes]) -> dict[UUID, bytes | None]:
+        if outages:
+            raise outages.pop()
+        return await original(self, wrapped)
+
+    async with private_app(database_url, EncryptionSettings(master_key=master), patience=10.0) as app:
+        monkeypatch.setattr(PostgresKeyStore, "create", create)
+        assert (await app.publish("went", {"mark": MARK})).position is not None
+    assert outages == []

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from logs import event, new_stream, opened, running
+from logs import event, new_stream, opened, rows, running
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure_engine.leases import Leases
@@ -17,7 +17,7 @@ from perdure_engine.work import WorkStatement
 from perdure_eventstore.append import Append, Batch, send
 from perdure_eventstore.clock import Clock
 from perdure_eventstore.database import raw_connection
-from perdure_eventstore.errors import FenceLost
+from perdure_eventstore.errors import FenceLost, LogUnavailable
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.session import Session
 
@@ -42,11 +42,11 @@ class Cluster:
         self.url, self.engine, self._stack = url, engine, stack
         self.sessions: dict[UUID, HookedSession] = {}
 
-    async def join(self, seconds: float = 60.0) -> tuple[UUID, Leases]:
+    async def join(self, seconds: float = 60.0, grace: float | None = 0.0) -> tuple[UUID, Leases]:
         node = uuid4()
         self.sessions[node] = session = HookedSession(self.engine)
         self._stack.push_async_callback(session.close)
-        leases = Leases(session, node, TaskTypes(), 10, "perdure", seconds)
+        leases = Leases(session, node, TaskTypes(), 10, "perdure", seconds, grace)
         await leases.join()
         return node, leases
 
@@ -147,3 +147,56 @@ async def test_the_fencing_token_grows_with_every_change_of_hands(cluster: Clust
     _, heir = await cluster.join()
     await heir.renew()
     assert heir.fencing_token(run) > first
+
+
+async def test_who_has_just_come_to_a_server_that_has_just_started_declares_nobody_dead(cluster: Cluster) -> None:
+    old, its = await cluster.join()
+    await its.renew()
+    cluster.expire(old)
+    ((running,),) = rows(
+        cluster.url, "select extract(epoch from clock_timestamp() - pg_postmaster_start_time())::float"
+    )
+    _, early = await cluster.join(grace=running + 60)
+    assert await early.renew() == frozenset()
+    await cluster.append(old, its)
+    # On one that has run for long enough, it would have renewed if it lived.
+    _, others = await cluster.join(grace=running / 2)
+    assert len(await others.renew()) == 32
+    with pytest.raises(FenceLost):
+        await cluster.append(old, its)
+
+
+async def test_after_an_outage_the_first_one_back_gives_the_others_time(cluster: Cluster) -> None:
+    old, its = await cluster.join(60.0)
+    await its.renew()
+    _, leases = await cluster.join(0.6, grace=0.6)
+    await leases.renew()
+    await asyncio.sleep(0.7)  # The database was out of reach: it could not renew, nor could the other.
+    cluster.expire(old)
+    for _ in range(3):
+        assert await leases.renew() == frozenset()
+        await asyncio.sleep(0.1)
+    assert await its.renew() == frozenset()
+    assert len(its.shards) == 64
+    cluster.expire(old)
+    taken = frozenset[int]()
+    async with asyncio.timeout(5):
+        while not taken:
+            await asyncio.sleep(0.1)
+            taken = await leases.renew()
+    assert len(taken) == 64
+
+
+async def test_a_renewal_that_cannot_reach_the_database_is_tried_until_it_can(cluster: Cluster) -> None:
+    node, leases = await cluster.join(0.8)
+    session = cluster.sessions[node]
+    await leases.renew()
+    failures = iter([LogUnavailable("away")] * 5)
+
+    def fail() -> None:
+        for failure in failures:
+            raise failure
+
+    session.part, session.before = "update", fail
+    await leases.renew()
+    assert len(leases.shards) == 64

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
+from acceptance.checker import check, read_history
 from applications import new_app, recorder, story, task, until, workflow
 from logs import rows
 
@@ -185,3 +186,26 @@ async def test_a_handler_that_blocks_the_event_loop_is_named(database_url: str) 
     (warning,) = [each for each in logs if "blocks the event loop" in each["event"]]
     assert (warning["type"], warning["task"]) == ("rude", "a")
     assert "time.sleep(1.0)" in warning["where"]
+
+
+async def test_a_task_that_is_interrupted_and_begun_again_has_its_permit(database_url: str) -> None:
+    app, going_on = new_app(database_url), asyncio.Event()
+
+    @app.task()
+    async def work(task: perdure.Task) -> int:
+        await (asyncio.sleep(30) if task.attempt == 1 else going_on.wait())
+        return task.attempt
+
+    async with app.node(views=False):
+        await app.register(workflow("w", task("a", concurrency="{{n}}")))
+        runs = [await app.start("w", {"n": n}) for n in range(20)]
+        under_way = app.client.node.tenure.attempts  # type: ignore[union-attr]
+        await until(lambda: len(under_way) == len(runs))
+        for attempt in under_way:
+            attempt.work.cancel()
+        await until(lambda: all("TaskStarted a 2" in story(database_url, run.run_id) for run in runs))
+        assert check(read_history(database_url), at_rest=False) == []
+        going_on.set()
+        for run in runs:
+            assert await run.result(timeout=10) == {"a": 2}
+    assert rows(database_url, "select count(*) from perdure.permits") == [(0,)]

@@ -64,17 +64,21 @@ class _Unreadable(Exception):
 
 
 @pytest.mark.parametrize(
-    "raised", [SystemExit(3), KeyboardInterrupt(), _Unreadable()], ids=lambda each: type(each).__name__
+    "raised", [SystemExit(3), KeyboardInterrupt(), StopIteration(), _Unreadable()], ids=lambda each: type(each).__name__
 )
+@pytest.mark.parametrize("in_a_thread", [False, True], ids=["async", "in a thread"])
 async def test_whatever_a_handler_raises_fails_its_task_and_not_the_node(
-    database_url: str, raised: BaseException
+    database_url: str, raised: BaseException, in_a_thread: bool
 ) -> None:
     app = app_on(database_url, 10)
 
-    @app.task("raise", retry=Retry(attempts=1))
     async def throw() -> None:
         raise raised
 
+    def throw_in_a_thread() -> None:
+        raise raised
+
+    app.task("raise", retry=Retry(attempts=1))(throw_in_a_thread if in_a_thread else throw)
     async with app.node():
         await app.register({"workflow_id": "w", "tasks": [{"task_id": "a", "type": "raise", "triggers": []}]})
         run = await app.start("w")

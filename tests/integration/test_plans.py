@@ -123,7 +123,7 @@ def test_the_highest_position_is_one_probe(connection: psycopg.Connection[Any], 
 def test_the_inbox_is_read_by_an_index(
     connection: psycopg.Connection[Any], engine: AsyncEngine, mode: str, shards: list[int]
 ) -> None:
-    found = plan(connection, mode, Inbox(Session(engine), SCHEMA)._select, shards, [5, 6])
+    found = plan(connection, mode, Inbox(Session(engine), SCHEMA)._select, shards, 0, [5, 6])
     assert "Seq Scan" not in found
 
 
@@ -133,7 +133,7 @@ def test_timers_are_found_by_an_index(
 ) -> None:
     timers = Timers(Session(engine), SCHEMA, (uuid4(), 1), now=lambda: datetime.now(UTC), wake=lambda: None)
     now = datetime.now(UTC)
-    assert "Seq Scan" not in plan(connection, mode, timers._due, shards, now)
+    assert "Seq Scan" not in plan(connection, mode, timers._due, shards, now, now)
     assert "Seq Scan" not in plan(connection, mode, timers._earliest, shards, now)
     assert "Index Scan using timers_pkey" in plan(connection, mode, timers._delete, RUN, "retry:a", now, *timers._fence)
 

@@ -159,7 +159,7 @@ async def test_a_node_renews_its_leases_beside_its_append_in_flight_and_its_heir
 async def leasing_later(engine: AsyncEngine, node: UUID) -> AsyncIterator[asyncio.Future[frozenset[int]]]:
     """A node that takes over what it can, however long that takes."""
     session = Session(engine)
-    leases = Leases(session, node, TaskTypes(), 10, "perdure", 10.0)
+    leases = Leases(session, node, TaskTypes(), 10, "perdure", 10.0, 0.0)
     await leases.join()
     taking = asyncio.ensure_future(leases.renew())
     try:
@@ -177,7 +177,7 @@ async def test_an_append_that_waited_for_its_nodes_heir_is_refused(
         await asyncio.sleep(0.1)
         fence = Leases(Session(engine), heir, TaskTypes(), 10, "perdure", 10.0)._fence
         with psycopg.connect(database_url) as taking:
-            assert taking.execute(fence.encode(), (heir,)).fetchall() == [(node,)]
+            assert taking.execute(fence.encode(), (heir, True, timedelta(0))).fetchall() == [(node,)]
             late = asyncio.ensure_future(
                 append(connection, new_stream(), statement=WorkStatement("perdure", node, 1))
             )  # fmt: skip

@@ -12,7 +12,7 @@ from acceptance.checker import History, Told, check
 from perdure_eventstore.events import RecordedEvent
 from perdure_eventstore.hashing import event_hash, payload_digest
 
-RUN, EVENT, NODE = uuid4(), uuid4(), uuid4()
+RUN, EVENT, NODE = (UUID(int=number) for number in (0xA, 0xE, 0x0D))
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SALT = b"s" * 16
 
@@ -120,6 +120,111 @@ def test_a_run_under_way_has_its_rows() -> None:
 def test_a_wrong_order_of_events_is_found(edit: Edit, finding: str) -> None:
     findings = check(History(recorded(edit(RIGHT))), TOLD)
     assert any(finding in each for each in findings), findings
+
+
+PAUSED: list[Line] = [
+    line("RunStarted", workflow_id="w", digest="d", waits=[{"trigger": 1, "event": "came", "until": "2026-01-02"}]),
+    line("TaskDelayed", task_id="nap", until="2026-01-01T00:00:01Z"),
+    task("TaskScheduled", start_by="2026-01-01T00:00:01Z", payload={"concurrency_key": "k"}),
+    line("RunPaused"),
+]
+ONCE: list[Line] = [
+    line("RunStarted", workflow_id="w", digest="d"),
+    task("TaskScheduled"),
+    task("TaskStarted", node=str(NODE), at_most_once=True),
+]
+
+
+def deaths(count: int) -> list[Line]:
+    """An attempt whose node died, again and again, and the next is scheduled."""
+    found = [line("RunStarted", workflow_id="w", digest="d")]
+    for n in range(1, count + 1):
+        found += [task("TaskScheduled", n), task("TaskStarted", n, node=str(NODE))]
+        found += [task("TaskInterrupted", n, node=str(NODE))]
+    return [*found, task("TaskScheduled", count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "finding"),
+    [
+        ([*PAUSED, task("TaskStarted", node=str(NODE))], "attempt 1 of a starts while the run is paused"),
+        ([*PAUSED, line("RunPaused")], "RunPaused of a run that is paused"),
+        ([*PAUSED, line("RunResumed"), line("RunResumed")], "RunResumed of a run that is not paused"),
+        ([*PAUSED, line("WaitExpired", trigger=1)], "a wait ended while it was paused"),
+        ([*PAUSED, task("TaskScheduled", task_id="nap")], "the time of nap was over while the run was paused"),
+        ([*PAUSED, task("TaskCompleted", 0, "nap")], "the time of nap was over while the run was paused"),
+        ([*PAUSED, task("TaskTimedOut", limit="schedule_to_start")], "the time of a was over while the run was paused"),
+        ([*PAUSED[:3], line("TaskDelayed", task_id="a")], "a is delayed though it is scheduled"),
+        ([*PAUSED[:2], line("RunCompleted")], "it ended while attempt 0 of nap was delayed"),
+        ([*PAUSED[:3], task("TaskTimedOut")], "TaskTimedOut of attempt 1 of a, which is not under way"),
+        ([*ONCE, task("TaskTimedOut", limit="schedule_to_start")], "attempt 1 of a, which is not under way"),
+        ([*ONCE, task("TaskFailed", retry_at="2026-01-01")], "a is to be tried again, which is attempted at most once"),
+        ([*ONCE, task("TaskInterrupted"), task("TaskScheduled", 2)], "scheduled, which is attempted at most once"),
+        (
+            [*ONCE, task("TaskInterrupted"), task("TaskScheduled", 2), task("TaskStarted", 2)],
+            "attempt 2 of a starts, which is attempted at most once",
+        ),
+        (deaths(5), "attempt 6 of a is scheduled after 5 deaths of its nodes"),
+        ([*ONCE[:2], line("RunStopping"), task("TaskStarted")], "attempt 1 of a starts though the run is stopping"),
+        ([*ONCE[:1], line("RunStopping"), task("TaskScheduled")], "scheduled though the run is stopping"),
+    ],
+)
+def test_what_pauses_stops_deaths_and_deliveries_forbid_is_found(lines: list[Line], finding: str) -> None:
+    before = check(History(recorded(lines[:-1]), [RUN]), at_rest=False)
+    findings = check(History(recorded(lines), [RUN]), at_rest=False)
+    assert any(finding in each for each in findings), findings
+    assert not any(finding in each for each in before), before
+
+
+def test_pauses_deaths_and_delays_that_are_right_have_no_findings() -> None:
+    open_, timers = [RUN], [(RUN, "wait:1"), (RUN, "delay:nap"), (RUN, "start:a")]
+    right = History(recorded(PAUSED), open_, timers, [(RUN, 1)], paused=open_, parked=open_, held=timers)
+    assert check(right, at_rest=False) == []
+    assert check(History(recorded(deaths(4)), open_), at_rest=False) == []
+    resumed = [*PAUSED, line("RunResumed"), task("TaskStarted", node=str(NODE)), task("TaskCompleted", 0, "nap")]
+    under_way = History(
+        recorded(resumed), open_, timers[:1], [(RUN, 1)],
+        assignments=[(RUN, "a", 1, NODE)], permits=[("k", RUN, "a")],
+    )  # fmt: skip
+    assert check(under_way) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "finding"),
+    [
+        ({"paused": []}, "is paused, and the working set does not say so"),
+        ({"held": [(RUN, "wait:1")]}, "timer delay:nap of run"),
+        ({"timers": [(RUN, "wait:1"), (RUN, "start:a")]}, "has no timer delay:nap"),
+        ({"timers": [(RUN, "wait:1"), (RUN, "delay:nap")]}, "has no timer start:a"),
+        ({"timers": [(RUN, "delay:nap"), (RUN, "start:a")]}, "has no timer wait:1"),
+        ({"assignments": [(RUN, "a", 1, NODE)]}, "attempt 1 of a is assigned, and is not under way"),
+        ({"permits": [("k", RUN, "a")]}, "a has a permit, and is not under way"),
+        ({"inbox": [(RUN, "event")]}, "event waits in the inbox"),
+    ],
+)
+def test_a_working_set_of_a_paused_run_that_is_not_the_logs_is_found(rows: dict[str, Any], finding: str) -> None:
+    timers = [(RUN, "wait:1"), (RUN, "delay:nap"), (RUN, "start:a")]
+    right = History(recorded(PAUSED), [RUN], timers, [(RUN, 1)], paused=[RUN], parked=[RUN], held=timers)
+    findings = check(right._replace(**rows))
+    assert any(finding in each for each in findings), findings
+
+
+@pytest.mark.parametrize(
+    ("rows", "finding"),
+    [
+        ({"parked": [RUN]}, "is parked, and there is something to do for it"),
+        ({"paused": [RUN]}, "is not paused, and the working set does not say so"),
+        ({"assignments": [(RUN, "a", 2, NODE)]}, "attempt 2 of a is assigned, and is not under way"),
+        ({"assignments": [(RUN, "a", 1, uuid4())]}, f"and started on {NODE}"),
+        ({"permits": []}, "a is under way without a permit of its key"),
+    ],
+)
+def test_a_working_set_of_a_run_under_way_that_is_not_the_logs_is_found(rows: dict[str, Any], finding: str) -> None:
+    lines = [*PAUSED[:1], PAUSED[2], task("TaskStarted", node=str(NODE))]
+    timers = [(RUN, "wait:1")]
+    right = History(recorded(lines), [RUN], timers, [(RUN, 1)], permits=[("k", RUN, "a")])
+    assert check(right) == []
+    assert any(finding in each for each in check(right._replace(**rows)))
 
 
 def test_a_run_that_one_event_started_twice_is_found() -> None:

@@ -40,6 +40,17 @@ async def test_what_cannot_be_reached_is_tried_until_it_can(pauses: list[float])
         assert least <= pause <= least + 0.1
 
 
+async def test_a_lambda_is_awaited_too() -> None:
+    work = Work(LogUnavailable("gone"))
+    assert await patiently(lambda: work()) == "done"
+
+
+async def test_who_has_only_so_much_patience_gets_the_last_error() -> None:
+    errors = [LogUnavailable(str(n)) for n in range(9)]
+    with pytest.raises(LogUnavailable, match="0"):
+        await patiently(Work(*errors), within=0.0)
+
+
 async def test_any_other_error_is_raised_at_once(pauses: list[float]) -> None:
     with pytest.raises(AppendRefused, match="no"):
         await patiently(Work(AppendRefused("no")))

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from perdure_engine.definitions.definition import On
 from perdure_engine.run import events as e
-from perdure_engine.run.state import DEAD, Occurrence, RunState, TaskState, TaskStatus, untouched
+from perdure_engine.run.state import DEAD, PENDING, Occurrence, RunState, TaskState, TaskStatus, untouched
 from perdure_eventstore.door import Json
 
 
@@ -88,13 +88,14 @@ def _task_started(state: RunState, event: e.TaskStarted) -> RunState:
 def _readied(state: RunState, event: e.TaskScheduled | e.TaskDelayed, status: TaskStatus, attempt: int) -> RunState:
     """A task that waited for its triggers waits for its time or for a slot, or one on a timer for a slot."""
     task, active, waits = state.task(event.task_id), state.active, state.live_waits
+    pending = state.pending + (status in PENDING) - (task.status in PENDING)
     if task.status == "waiting":
         active += 1
         waits = _lose_interest(state, event.task_id, task)
     inputs = task.inputs if event.inputs is None else event.inputs
     key = event.concurrency_key or task.concurrency_key
     task = replace(task, status=status, attempt=attempt, concurrency_key=key, inputs=inputs)
-    return replace(state, tasks=state.tasks.set(event.task_id, task), active=active, live_waits=waits)
+    return replace(state, tasks=state.tasks.set(event.task_id, task), active=active, pending=pending, live_waits=waits)
 
 
 def _failed(state: RunState, event: e.TaskFailed | e.TaskTimedOut) -> RunState:
@@ -106,7 +107,9 @@ def _failed(state: RunState, event: e.TaskFailed | e.TaskTimedOut) -> RunState:
         error=event.error if isinstance(event, e.TaskFailed) else _timed_out(event),
     )
     if event.retry_at is not None:
-        return replace(state, tasks=state.tasks.set(event.task_id, replace(task, status="retrying", node=None)))
+        pending = state.pending - (task.status in PENDING)
+        task = replace(task, status="retrying", node=None)
+        return replace(state, tasks=state.tasks.set(event.task_id, task), pending=pending)
     state = replace(state, tasks=state.tasks.set(event.task_id, task))
     if not _is_handled(state, event.task_id):
         state = replace(state, unhandled=state.unhandled.set(event.task_id, True))
@@ -158,6 +161,7 @@ def _ended(state: RunState, task_id: str, status: TaskStatus, output: Json | Non
         live_waits=_count(state, tasks, touched, waits),
         tasks=tasks.finish(),
         active=state.active - (not was_waiting),
+        pending=state.pending - (task.status in PENDING),
         ended=state.ended + 1,
         unhandled=unhandled,
         any_completed=any_completed,

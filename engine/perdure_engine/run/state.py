@@ -27,6 +27,9 @@ TaskStatus = Literal[
 ]
 RunStatus = Literal["new", "open", "stopping", "completed", "failed", "timed_out", "cancelled"]
 
+PENDING: Final = frozenset({"scheduled", "started", "interrupted"})
+"""The states in which a node has something to do for a task."""
+
 ENDED: Final = frozenset({"completed", "failed", "skipped", "cancelled"})
 """The states a task never leaves."""
 
@@ -83,6 +86,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Ids of the events that reached the run."""
     active: int = 0
     """Tasks that are scheduled, under way or on a timer."""
+    pending: int = 0
+    """Those of them that are not on a timer."""
     paused: bool = False
     ended: int = 0
     unhandled: Map[str, bool] = Map()
@@ -106,7 +111,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def is_parked(self) -> bool:
         """Whether it waits for nothing that a node does: only for events, timers, or to be resumed."""
-        if self.active == 0:
+        if self.pending == 0:
             return not self.is_ended
         return self.paused and all(task.status != "started" for task in self.tasks.values())
 

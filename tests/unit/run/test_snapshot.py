@@ -25,7 +25,7 @@ FULL = RunState(
     definition=TWO, status="stopping", run_id=RUN, input=EXACT, start=Occurrence("go", EXACT, GO, 'a "key"'),
     tasks=Map({"a": HALF_DONE, "b": TaskState((1,))}),
     latched=Map({1: Occurrence("go", EXACT), 7: Occurrence(None, NULL)}),
-    live_waits=Map({2: 3}), expired=frozenset({4, 5_000}), seen=Map({GO: True, UUID(int=0): True}), active=2,
+    live_waits=Map({2: 3}), expired=frozenset({4, 5_000}), seen=Map({GO: True, UUID(int=0): True}), active=2, pending=1,
     paused=True, ended=1, unhandled=Map({"a": True}), any_completed=True, outcome="timed_out", stop_reason="so",
     output=NULL, error=EXACT,
 )  # fmt: skip

@@ -1,0 +1,194 @@
+"""What goes wrong between a run's owner and the node that executes for it: answers lost, late, or on their way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import lives
+import pytest
+from acceptance.checker import assert_kept
+from acceptance.forks import ForkServer, fork_server
+from applications import facts, new_app, recorder, story, task, until, workflow
+from logs import execute, rows
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
+
+import perdure
+from perdure_engine.leases import Leases
+from perdure_engine.tenure import Tenure
+from perdure_eventstore.errors import LogUnavailable
+from perdure_eventstore.session import Session
+
+pytestmark = pytest.mark.every_postgres
+
+ELSEWHERE = workflow("elsewhere", task("a", type="left"), task("b", "a.completed", type="right"))
+
+
+@pytest.fixture
+async def nodes() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with fork_server(tmp_path_factory.mktemp("forks"), "lives") as server:
+        yield server
+
+
+def tenure_of(app: perdure.App) -> Tenure:
+    assert app.client.node is not None and app.client.node.tenure is not None
+    return app.client.node.tenure
+
+
+async def test_what_a_definition_says_of_delivery_holds_on_another_node(
+    database_url: str, nodes: AsyncExitStack
+) -> None:
+    left, right = new_app(database_url), new_app(database_url)
+    recorder(left, "left")
+
+    @right.task("right", delivery="at_most_once")
+    async def work() -> None:
+        pass
+
+    @right.task("other")
+    async def fails() -> None:
+        raise ValueError("no")
+
+    for app in (left, right):
+        await nodes.enter_async_context(app.node(views=False))
+    await until(lambda: len(rows(database_url, "select distinct node from perdure.shards")) == 2)
+    definition = workflow(
+        "w",
+        task("a", type="left"),
+        task("b", "a.completed", type="right", delivery="at_least_once"),
+        task("c", "a.completed", type="other", delivery="at_most_once", on_failure="continue"),
+    )
+    await left.register(definition, allow_unknown_types=True)
+    for run in [await left.start("w") for _ in range(8)]:
+        await run.result(timeout=10)
+        started = facts(database_url, run.run_id, "TaskStarted")
+        delivery = {each["task_id"]: each.get("at_most_once", False) for each in started}
+        assert delivery == {"a": False, "b": False, "c": True}
+        assert "TaskScheduled c 2" not in story(database_url, run.run_id)
+
+
+async def test_an_attempt_that_ends_while_its_row_is_on_its_way_is_not_begun_again(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = new_app(database_url), new_app(database_url)
+    recorder(left, "left")
+    calls = recorder(right, "right", seconds=0.1)
+    for app in (left, right):
+        await nodes.enter_async_context(app.node(views=False))
+    assignments, fetch = tenure_of(right).assignments, Session.fetch
+
+    async def slow(session: Session, statement: str, parameters: Any = ()) -> Any:
+        found = await fetch(session, statement, parameters)
+        if statement is assignments._select and found:
+            await asyncio.sleep(0.4)
+        return found
+
+    monkeypatch.setattr(Session, "fetch", slow)
+    await left.register(ELSEWHERE, allow_unknown_types=True)
+    runs = [await left.start("elsewhere") for _ in range(8)]
+    for run in runs:
+        await run.result(timeout=15)
+    await asyncio.sleep(1.0)
+    began = sorted(str(each.run_id) for each in calls.tasks)
+    assert began == sorted(set(began))
+    assert began
+
+
+async def test_what_a_dead_node_had_to_execute_is_interrupted_though_the_answer_was_lost_as_it_was_taken_back(
+    database_url: str, nodes: AsyncExitStack, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes").touch()
+    owner = new_app(database_url)
+    recorder(owner, "left")
+    await nodes.enter_async_context(owner.node(views=False))
+    definition = workflow(
+        "elsewhere", task("a", type="left"), task("b", "a.completed", inputs={"seconds": "{{seconds}}"})
+    )
+    await owner.register(definition, allow_unknown_types=True)
+    executor = forks.fork(lives.node, url=database_url, notes=str(tmp_path / "notes"), settings={})
+    await until(lambda: len(rows(database_url, "select from perdure.nodes")) == 2)
+    runs = [await owner.start("elsewhere", {"seconds": 60}) for _ in range(8)]
+    tenure = tenure_of(owner)
+    mine = [run for run in runs if run.run_id in tenure.holder._held]
+    await until(lambda: len(rows(database_url, "select from perdure.assignments")) >= len(mine) > 0)
+    lost, fetch = list[str](), Session.fetch
+
+    async def loses(session: Session, statement: str, parameters: Any = ()) -> Any:
+        found = await fetch(session, statement, parameters)
+        if statement.lstrip().startswith("delete from") and "assignments" in statement and not lost:
+            lost.append(statement)
+            raise LogUnavailable("the answer was lost")
+        return found
+
+    monkeypatch.setattr(Session, "fetch", loses)
+    executor.kill()
+    await until(lambda: all("TaskInterrupted b 1" in story(database_url, run.run_id) for run in mine), 15)
+    assert lost
+    assert_kept(database_url, at_rest=False)
+
+
+async def test_a_booking_whose_result_was_on_its_way_when_its_runs_owner_died_is_not_made_again(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(database_url, "create table public.ledger (task text)")
+    left, right = new_app(database_url), new_app(database_url)
+    recorder(left, "left")
+
+    @right.task("right")
+    async def book(task: perdure.Task, connection: AsyncConnection) -> int:
+        await connection.execute(text("insert into public.ledger values (:task)"), {"task": task.idempotency_key})
+        return task.attempt
+
+    async with left.node(views=False):
+        await nodes.enter_async_context(right.node(views=False))
+        await until(lambda: len(rows(database_url, "select distinct node from perdure.shards")) == 2)
+        await left.register(ELSEWHERE, allow_unknown_types=True)
+        monkeypatch.setattr(tenure_of(left).reaching._inbox, "read", lambda shards: _nothing())
+        runs = [await left.start("elsewhere") for _ in range(16)]
+        await until(lambda: rows(database_url, "select from perdure.inbox where kind = 'attempt'"))
+        await asyncio.sleep(0.3)
+        assert rows(database_url, "select from perdure.inbox where kind = 'attempt'")
+    # Its shards went to the other, with what came of the bookings still in the inbox.
+    recorder(right, "left")
+    for run in runs:
+        assert (await run.result(timeout=15))["b"] == 1
+    assert len(rows(database_url, "select from public.ledger")) == len(runs)
+
+
+async def _nothing() -> list[Any]:
+    return []
+
+
+async def test_a_node_that_cannot_join_anew_waits_for_the_log(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = new_app(database_url)
+    recorder(app)
+    async with app.node(views=False):
+        first, join, tries = tenure_of(app), Leases.join, list[Leases]()
+
+        async def lost(leases: Leases) -> None:
+            tries.append(leases)
+            if len(tries) == 1:
+                raise LogUnavailable("the connection was lost")
+            await join(leases)
+
+        monkeypatch.setattr(Leases, "join", lost)
+        await app.register(workflow("w", task("a")))
+        with capture_logs() as said:
+            execute(database_url, "update perdure.nodes set epoch = epoch + 1")
+            run = await app.start("w")
+            await run.result(timeout=10)
+        assert tenure_of(app) is not first and len(tries) == 2
+        assert [
+            each["event"] for each in said if each["log_level"] == "error" and "recorded" not in each["event"]
+        ] == []
