@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from uuid import uuid4
 import dask_handlers
 import pytest
 from applications import facts, new_app, story, task, until, workflow
-from dask_cluster import PATH, DaskCluster, kill
+from dask_cluster import PATH, ROOT, DaskCluster, kill
 from distributed import Client
 
 import perdure
@@ -339,6 +340,20 @@ def test_a_handler_of_the_users_own_script_works(database_url: str, cluster: Das
     )  # fmt: skip
     assert done.stdout == "{'a': '42 in a'}\n", done.stderr
     assert done.stderr == ""
+
+
+async def test_the_program_of_the_page_runs(database_url: str, cluster: DaskCluster) -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"__name__": "the_page"}
+    program = program.replace("embedded:.perdure", database_url).replace(
+        "tcp://scheduler.example:8786", cluster.address
+    )
+    exec(compile(program, "docs/scaling.md", "exec"), names)
+    app: perdure.App = names["app"]
+    async with app.node(views=False):
+        await app.register(workflow("one", task("a", type="simulate", inputs={"steps": 5})))
+        assert (await (await app.start("one")).result(timeout=20))["a"] == pytest.approx(6.146, abs=0.001)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:
