@@ -92,7 +92,7 @@ class Carrier:
         link = self._link
         if self._opening is None or (self._opening.done() and (link is None or not link.is_up)):
             if link is not None:
-                self._go(link.close())
+                self._go(link.retire())
             self._opening = asyncio.create_task(Link.open(self._address, self._security, self._connect_timeout))
         try:
             return await asyncio.shield(self._opening)

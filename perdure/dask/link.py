@@ -12,6 +12,8 @@ from perdure.dask.errand import Errand
 from perdure.dask.errors import SchedulerUnreachable
 from perdure.dask.promised import Promised
 
+_LOOK = 0.2
+
 
 class Link:
     """A connection that is given up with its scheduler. ``open`` makes one."""
@@ -59,6 +61,12 @@ class Link:
         """Tell the handler of the errand to end."""
         if (errand := self._errands.get(name)) is not None:
             await errand.tell()
+
+    async def retire(self) -> None:
+        """Leave it to another link. A client that looks for its scheduler is left to end that first."""
+        while self.client.status == "connecting":
+            await asyncio.sleep(_LOOK)
+        await self.close()
 
     async def close(self) -> None:
         """Leave the cluster."""

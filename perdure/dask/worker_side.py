@@ -15,13 +15,36 @@ from perdure_engine.task import Task
 Outcome = tuple[Literal["returned", "raised", "refused", "not understood"], Any]
 """What came of it: a pickled value, a pickled error and where it was raised, or a sentence."""
 
-_told: dict[str, list[Task]] = {}
-"""The copies of Task that are being worked with in this process, by errand."""
+_under_way: dict[str, "_UnderWay"] = {}
+"""What is worked at in this process, by errand."""
+
+
+class _UnderWay:
+    """What a handler was given, and whether it is to end."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.is_cancelled = False
+
+    def tell(self) -> None:
+        for task in self.tasks:
+            task.is_cancelled = self.is_cancelled
 
 
 def execute(payload: bytes, errand: str, topic: str) -> Outcome:
     """Call what ``payload`` holds, if nobody ever has: who takes the errand's token may, and there is one token."""
     worker = get_worker()
+    # Before it is announced: who hears of it may cancel it at once. One that comes second changes nothing.
+    mine = _UnderWay()
+    _under_way.setdefault(errand, mine)
+    try:
+        return _execute(worker, payload, errand, topic, mine)
+    finally:
+        if _under_way.get(errand) is mine:
+            del _under_way[errand]
+
+
+def _execute(worker: Worker, payload: bytes, errand: str, topic: str, mine: _UnderWay) -> Outcome:
     try:
         taken = sync(worker.loop, _take, worker, errand, topic)
     except Exception as error:
@@ -32,13 +55,14 @@ def execute(payload: bytes, errand: str, topic: str) -> Outcome:
         work = cloudpickle.loads(payload)
     except Exception as error:
         return "not understood", _reason(error)
-    return _call(work, errand)
+    return _call(work, mine)
 
 
 def tell(errand: str) -> None:
     """Let the handler's ``task.is_cancelled`` say that it should end."""
-    for task in _told.get(errand, ()):
-        task.is_cancelled = True
+    if (under_way := _under_way.get(errand)) is not None:
+        under_way.is_cancelled = True
+        under_way.tell()
 
 
 async def _take(worker: Worker, errand: str, topic: str) -> bool:
@@ -47,15 +71,14 @@ async def _take(worker: Worker, errand: str, topic: str) -> bool:
     return bool(await worker.scheduler.queue_get(name=errand, batch=True))
 
 
-def _call(work: Callable[[], Any], errand: str) -> Outcome:
+def _call(work: Callable[[], Any], under_way: _UnderWay) -> Outcome:
     if isinstance(work, partial):
-        _told[errand] = [given for given in (*work.args, *work.keywords.values()) if isinstance(given, Task)]
+        under_way.tasks = [given for given in (*work.args, *work.keywords.values()) if isinstance(given, Task)]
+        under_way.tell()
     try:
         result = work()
     except BaseException as error:  # sys.exit() in a handler must not end the worker
         return "raised", (_pickled_error(error), traceback.format_exc())
-    finally:
-        _told.pop(errand, None)
     try:
         return "returned", cloudpickle.dumps(result)
     except Exception as error:

@@ -252,6 +252,15 @@ async def test_where_no_scheduler_is_the_attempt_fails_with_a_sentence(database_
     assert story(database_url, run.run_id).count("TaskFailed a 3") == 1
 
 
+def test_a_cancel_in_the_moment_of_its_beginning_reaches_it(executor: DaskExecutor, notes: Path) -> None:
+    for _ in range(10):
+        promised = executor.submit(dask_handlers.work, task=a_task(), notes=str(notes))
+        while not promised.running():
+            time.sleep(0.0002)
+        assert promised.cancel() is False
+        assert promised.result(5)["told"] is True
+
+
 def test_what_is_no_cluster_is_refused_with_a_sentence() -> None:
     for strange in ("localhost", 8786, None):
         with pytest.raises(DaskError, match="a Dask scheduler's address is like tcp://host:8786"):
