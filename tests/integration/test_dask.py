@@ -1,6 +1,7 @@
 """Handlers on a Dask cluster: a real scheduler and real workers, killed with -9."""
 
 import asyncio
+import importlib
 import random
 import re
 import subprocess
@@ -116,6 +117,32 @@ async def test_a_task_whose_worker_is_killed_is_interrupted_and_tried_again(
         "TaskStarted a 1", "TaskInterrupted a 1", "TaskScheduled a 2", "TaskStarted a 2",
     ]  # fmt: skip
     assert [(name, attempt) for name, attempt, _ in calls(notes)] == [("a", 1), ("a", 2)]
+
+
+async def test_a_worker_that_dies_disturbs_no_other_work(database_url: str, cluster: DaskCluster, notes: Path) -> None:
+    app, made = new_app(database_url), list[DaskExecutor]()
+
+    def make() -> DaskExecutor:
+        made.append(DaskExecutor(cluster.address))
+        return made[-1]
+
+    app.task("work", executor=make)(dask_handlers.work)
+    four = [task(f"t{n}", inputs={"notes": str(notes)}) for n in range(4)]
+    async with app.node(views=False):
+        await app.register(workflow("four", *four))
+        run = await app.start("four")
+        await until(lambda: len(calls(notes)) == 4)
+        victim = calls(notes)[0][2]
+        others = {name for name, _, process in calls(notes) if process != victim}
+        assert others
+        cluster.kill_worker(victim)
+        await until(lambda: "TaskInterrupted" in " ".join(story(database_url, run.run_id)), 3)
+        release(notes)
+        await run.result(timeout=20)
+    completed = {fact["task_id"]: fact["attempt"] for fact in facts(database_url, run.run_id, "TaskCompleted")}
+    assert {completed[name] for name in others} == {1}
+    assert len(made) == 1
+    await asyncio.to_thread(made[0].shutdown)
 
 
 async def test_at_most_once_is_called_at_most_once_whatever_dask_would_do(
@@ -265,6 +292,13 @@ def test_what_is_no_cluster_is_refused_with_a_sentence() -> None:
     for strange in ("localhost", 8786, None):
         with pytest.raises(DaskError, match="a Dask scheduler's address is like tcp://host:8786"):
             DaskExecutor(strange)
+
+
+def test_without_dask_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "perdure.dask")
+    with pytest.raises(ImportError, match=r"install perdure\[dask\]"):
+        importlib.import_module("perdure.dask")
 
 
 def test_a_client_is_taken_for_its_address(cluster: DaskCluster) -> None:
