@@ -22,9 +22,9 @@ async def call(task_type: TaskType, task: Task, connection: AsyncConnection | No
 
     An exactly-once type needs ``connection``, inside a transaction that the caller commits or rolls back. A
     synchronous handler in a thread sees the caller's context variables. Cancelled once, this waits until the thread or
-    the executor's work ends (the handler is told by ``task.is_cancelled``); cancelled again, it leaves that to finish
-    unheard. Raises InputsInvalid, OutputInvalid, TransactionIsOurs (none is retried), BrokenExecutor, and whatever the
-    handler raises.
+    the executor's work ends (the handler is told by ``task.is_cancelled``; what an executor has not begun ends at
+    once); cancelled again, it leaves that to finish unheard. Raises InputsInvalid, OutputInvalid, TransactionIsOurs
+    (none is retried), BrokenExecutor, and whatever the handler raises.
     """
     current_task.set(task)
     arguments = task_type.binding.bind(task.inputs)
@@ -35,7 +35,8 @@ async def call(task_type: TaskType, task: Task, connection: AsyncConnection | No
     elif task_type.is_async:
         output = await task_type.handler(**arguments)
     elif task_type.executor is not None:
-        output = await _to_its_end(task_type.executor.submit(partial(task_type.handler, **arguments)))
+        executing = task_type.executor.submit(partial(task_type.handler, **arguments))
+        output = await _to_its_end(executing.ended, executing.withdraw)
     else:
         function = partial(_caught, partial(task_type.handler, **arguments))
         thread = anyio.to_thread.run_sync(function, abandon_on_cancel=True)
@@ -56,12 +57,14 @@ def _caught(function: Callable[[], Result]) -> tuple[Result | None, BaseExceptio
         return None, error
 
 
-async def _to_its_end(work: "asyncio.Future[Result]") -> Result:
+async def _to_its_end(work: "asyncio.Future[Result]", withdraw: Callable[[], None] | None = None) -> Result:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         if work.cancelled():
             raise
+        if withdraw is not None:
+            withdraw()
     try:
         return await asyncio.shield(work)
     finally:

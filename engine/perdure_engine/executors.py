@@ -3,7 +3,25 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Future as Promise
 from typing import Any
+
+
+class WorkLost(BrokenExecutor):
+    """What an executor raises that lost this one piece of work, and is whole itself."""
+
+
+class Executing:
+    """A piece of work that an executor has."""
+
+    def __init__(self, promise: "Promise[Any]") -> None:
+        self._promise = promise
+        self.ended = asyncio.wrap_future(promise)
+        """Its result. Cancelling this leaves the work to end unheard."""
+
+    def withdraw(self) -> None:
+        """Take it back if it has not begun; ``ended`` is cancelled then. An executor may tell work that has begun."""
+        self._promise.cancel()
 
 
 class ExecutorOf:
@@ -13,19 +31,19 @@ class ExecutorOf:
         self._make = None if isinstance(given, Executor) else given
         self._executor = given if isinstance(given, Executor) else None
 
-    def submit(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
+    def submit(self, work: Callable[[], Any]) -> Executing:
         """Execute ``work``. Its error is BrokenExecutor where the executor died under it."""
         if self._executor is None:
             assert self._make is not None
             self._executor = self._make()
         executor = self._executor
         try:
-            future = asyncio.get_running_loop().run_in_executor(executor, work)
+            executing = Executing(executor.submit(work))
         except BrokenExecutor:
             self._broke(executor)
             raise
-        future.add_done_callback(lambda done: self._look(executor, done))
-        return future
+        executing.ended.add_done_callback(lambda done: self._look(executor, done))
+        return executing
 
     def close(self) -> None:
         """Shut down what was made here; one that was handed in is its owner's."""
@@ -34,7 +52,10 @@ class ExecutorOf:
             self._executor = None
 
     def _look(self, executor: Executor, done: "asyncio.Future[Any]") -> None:
-        if not done.cancelled() and isinstance(done.exception(), BrokenExecutor):
+        if done.cancelled():
+            return
+        error = done.exception()
+        if isinstance(error, BrokenExecutor) and not isinstance(error, WorkLost):
             self._broke(executor)
 
     def _broke(self, executor: Executor) -> None:

@@ -226,6 +226,23 @@ async def test_a_task_whose_worker_process_is_killed_is_interrupted_and_tried_ag
     assert story(database_url, run.run_id)[3:5] == ["TaskInterrupted a 1", "TaskScheduled a 2"]
 
 
+async def test_what_an_executor_has_not_begun_ends_at_once_with_its_run(database_url: str, tmp_path: Path) -> None:
+    app, notes = new_app(database_url), tmp_path / "notes"
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(over.wait, 30)
+        app.task(executor=pool)(burn)
+        async with app.node(views=False):
+            await app.register(one("burn", inputs={"n": 10, "notes": str(notes)}))
+            run = await app.start("one")
+            await until(lambda: "TaskStarted a 1" in story(database_url, run.run_id))
+            await app.cancel(run.run_id)
+            with pytest.raises(perdure.RunCancelled):
+                await run.result(timeout=5)
+        over.set()
+    assert not notes.exists()
+
+
 async def test_what_cannot_be_executed_so_is_refused_with_a_sentence() -> None:
     app = perdure.App("postgresql://nowhere/none")
     with ThreadPoolExecutor(1) as pool:
