@@ -58,11 +58,16 @@ class World:
         await self.app.run(run_id).result(timeout=10)
 
     async def check_row(self, name: str) -> None:
-        """The row is what the events make of it."""
-        state: Schedule | None = None
-        for version, fact in enumerate(happened(self.url, name), 1):
-            state = evolve(state, fact, schedule_stream(name), version)
-        assert state == next((each for each in await self.app.schedules() if each.name == name), None)
+        """The row is what the events make of it: once nothing happens between reading the one and the other."""
+        for _ in range(50):
+            state: Schedule | None = None
+            for version, fact in enumerate(happened(self.url, name), 1):
+                state = evolve(state, fact, schedule_stream(name), version)
+            row = next((each for each in await self.app.schedules() if each.name == name), None)
+            if state == row:
+                break
+            await asyncio.sleep(0.05)
+        assert state == row
 
 
 @pytest.fixture
