@@ -46,9 +46,9 @@ class ExecutorOf:
         return executing
 
     def close(self) -> None:
-        """Shut down what was made here; one that was handed in is its owner's."""
+        """Let what was made here end when its work has; one that was handed in is its owner's."""
         if self._make is not None and self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.shutdown(wait=False)
             self._executor = None
 
     def _look(self, executor: Executor, done: "asyncio.Future[Any]") -> None:

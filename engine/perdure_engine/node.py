@@ -58,7 +58,10 @@ class Node:
             yield
         finally:
             stopping.set()
-            await work
+            try:
+                await work
+            finally:
+                self._types.close()
 
     async def _work(self, ready: "asyncio.Future[None]", stopping: asyncio.Event) -> None:
         while not stopping.is_set():

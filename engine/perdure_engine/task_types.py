@@ -51,6 +51,12 @@ class TaskTypes:
         """Names with the JSON Schema of their inputs, sorted by name."""
         return {name: each.input_schema for name, each in self.items()}
 
+    def close(self) -> None:
+        """Let go of the executors that were made for them; what is executed later makes others."""
+        for each in self._types.values():
+            if each.executor is not None:
+                each.executor.close()
+
     def __contains__(self, name: object) -> bool:
         return name in self._types
 

@@ -51,8 +51,13 @@ class Carrier:
     async def _leave(self) -> None:
         while self._under_way:
             await asyncio.wait(list(self._under_way.values()))
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         if (link := self._link) is not None:
             await link.close()
+        if self._beside:
+            await asyncio.wait(self._beside)
         asyncio.get_running_loop().stop()
 
     async def _carry(self, promised: Promised, work: Callable[[], Any]) -> None:

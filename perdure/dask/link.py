@@ -31,11 +31,16 @@ class Link:
     @classmethod
     async def open(cls, address: str, security: Any, timeout: float) -> "Link":
         """Connect within ``timeout`` seconds. Raises SchedulerUnreachable."""
+        client = Client(
+            address, asynchronous=True, security=security, timeout=timeout, set_as_default=False, name="perdure"
+        )
         try:
-            client = await Client(
-                address, asynchronous=True, security=security, timeout=timeout, set_as_default=False, name="perdure"
-            )
+            await client
+        except asyncio.CancelledError:
+            await _close(client)
+            raise
         except Exception as error:
+            await _close(client)
             raise SchedulerUnreachable(
                 f"no Dask scheduler answers at {address} within {timeout:g} s; is it running, and is this the address"
                 f" that it printed? ({type(error).__name__}: {error})"
@@ -70,8 +75,7 @@ class Link:
 
     async def close(self) -> None:
         """Leave the cluster."""
-        with suppress(Exception):  # the scheduler may be gone
-            await asyncio.wait_for(self.client.close(), 5)
+        await _close(self.client)
 
     def _announced(self, event: tuple[float, dict[str, str]]) -> None:
         _, said = event
@@ -83,3 +87,8 @@ class Link:
         if isinstance(said, dict) and said.get("action") == "remove-worker":
             for errand in self._errands.values():
                 errand.gone(said["worker"])
+
+
+async def _close(client: Client) -> None:
+    with suppress(Exception):  # the scheduler may be gone
+        await asyncio.wait_for(client.close(), 5)

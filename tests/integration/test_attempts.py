@@ -209,6 +209,25 @@ async def test_a_cpu_bound_handler_runs_in_a_process_pool(database_url: str, tmp
                 await (await app.start("one")).result(timeout=10)
 
 
+async def test_a_pool_made_for_a_type_ends_with_the_node_and_is_made_anew_by_the_next(
+    database_url: str, tmp_path: Path
+) -> None:
+    app, made = new_app(database_url), list[ProcessPoolExecutor]()
+
+    def make() -> ProcessPoolExecutor:
+        made.append(ProcessPoolExecutor(1))
+        return made[-1]
+
+    app.task(executor=make)(burn)
+    for times in (1, 2):
+        async with app.node(views=False):
+            await app.register(one("burn", inputs={"n": 10, "notes": str(tmp_path / "notes")}))
+            await (await app.start("one")).result(timeout=20)
+        assert len(made) == times
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            made[-1].submit(os.getpid)
+
+
 async def test_a_task_whose_worker_process_is_killed_is_interrupted_and_tried_again(
     database_url: str, tmp_path: Path
 ) -> None:

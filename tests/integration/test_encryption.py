@@ -126,10 +126,8 @@ async def test_without_a_vault_the_marker_would_be_found(database_url: str) -> N
         run = await app.start("failing", {"mark": MARK})
         with pytest.raises(perdure.RunFailed):
             await run.result(timeout=10)
-        for view in ("runs", "tasks"):
-            await until(
-                lambda view=view: rows(database_url, f"select error from perdure.{view} where error is not null")
-            )
+        told = "select from perdure.runs join perdure.tasks using (run) where runs.error > '' and tasks.error > ''"
+        await until(lambda: rows(database_url, told))
     assert "perdure.events" in found_in(database_url, MARK)
     assert "perdure.tasks" in found_in(database_url, MARK)
 
