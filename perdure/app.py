@@ -23,7 +23,7 @@ from perdure.listening import Listening, Work
 from perdure.retention import archive
 from perdure.scheduling import Scheduling
 from perdure.settings import SCHEMA_NAME, Settings
-from perdure.tasks import register_builtins
+from perdure.tasks.builtins import register_builtins
 from perdure.within import AsyncWithin, execute_async
 from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch

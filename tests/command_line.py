@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 from acceptance.forks import ForkServer
 
 from perdure import cli
+from perdure.embedded import EmbeddedPostgres
 
 PERDURE = (sys.executable, "-m", "perdure")
 
@@ -40,6 +43,17 @@ def environment(**more: str) -> dict[str, str]:
     """The environment without settings of Perdure's, and with ``more``."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "COLUMNS"))}
     return plain | more
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[None]:
+    """The embedded server of ``folder``, held so that commands find it running."""
+    server = EmbeddedPostgres(folder)
+    server.acquire()
+    try:
+        yield
+    finally:
+        server.release()
 
 
 def perdure(folder: Path, *arguments: str, stdin: str | bytes = b"", **settings: str) -> Answer:

@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import environment, perdure
+from command_line import environment, perdure, running_server
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "audit.md").read_text()
@@ -21,13 +22,13 @@ DATA = '{"user_email": "ada@example.org", "user_data": {"name": "Ada", "kept": [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose database has a run."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose database has a run. Its servers are held: no command has to start one."""
     folder = tmp_path_factory.mktemp("audit")
-    (folder / ".perdure").mkdir()
-    done = perdure(folder, "run", str(EXAMPLE), "--event", "user_registered", "--data", DATA, "--json")
-    assert done.status == 0, done.err
-    return folder
+    with running_server(folder / ".perdure"), running_server(folder / "elsewhere"):
+        done = perdure(folder, "run", str(EXAMPLE), "--event", "user_registered", "--data", DATA, "--json")
+        assert done.status == 0, done.err
+        yield folder
 
 
 def shell(folder: Path, command: str) -> "subprocess.CompletedProcess[str]":

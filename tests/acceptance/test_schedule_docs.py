@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from applications import recorder
-from command_line import Answer, perdure
+from command_line import Answer, perdure, running_server
 
 from perdure_engine.identity import schedule_stream
 from perdure_engine.schedules.inputs import input_for
@@ -36,8 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("PERDURE_")]:
         monkeypatch.delenv(name)
-    assert perdure(tmp_path, "register", "report.json", "--allow-unknown-types").status == 0
-    yield tmp_path
+    with running_server(tmp_path / ".perdure"):
+        assert perdure(tmp_path, "register", "report.json", "--allow-unknown-types").status == 0
+        yield tmp_path
 
 
 def commands(folder: Path) -> dict[str, Answer]:

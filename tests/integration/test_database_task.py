@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-from perdure.tasks import register_builtins
+from perdure.tasks.builtins import register_builtins
 from perdure.tasks.database import OtherDatabase, database_task
 from perdure.tasks.settings import DatabaseTaskSettings, TaskSettings
 from perdure.tasks.statement import StatementFailed, StatementRefused

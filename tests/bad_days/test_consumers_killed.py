@@ -9,7 +9,7 @@ import anyio
 import consuming
 import pytest
 from acceptance.forks import Child, ForkServer, fork_server
-from acceptance.test_kill_postgres import Server
+from bad_days.test_kill_postgres import Server
 from consuming import faults, ledger, make_ledger, recorded
 from logs import opened, rows, running
 
