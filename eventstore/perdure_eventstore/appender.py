@@ -79,6 +79,7 @@ class Appender:
         self._submitted = self._answered = 0
         self._drains: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
+        self._idle = LANES
 
     def submit(self, entry: Entry, tell: Tell) -> None:
         """Append with the next batch; ``tell`` is called in the event loop with where it landed, or why not.
@@ -160,7 +161,11 @@ class Appender:
                 batch = self._take()
                 if not batch:
                     continue
-                answers = await lane.commit([waiting.entry for waiting in batch])
+                self._idle -= 1
+                try:
+                    answers = await lane.commit([waiting.entry for waiting in batch])
+                finally:
+                    self._idle += 1
                 answered, batch = batch, []
                 for waiting, answer in zip(answered, answers, strict=True):
                     if waiting.entry.announce:
@@ -186,7 +191,8 @@ class Appender:
     def _take(self, *, everything: bool = False) -> list[_Waiting]:
         """The next batch: what waits, up to MAX_EVENTS and MAX_BYTES."""
         count, events, size = 0, 0, 0
-        for waiting in self._queue:
+        most = len(self._queue) if everything or len(self._queue) < 16 else -(-len(self._queue) // self._idle)
+        for waiting in self._queue[:most]:
             if count and not everything and (events + waiting.events > MAX_EVENTS or size + waiting.bytes > MAX_BYTES):
                 break
             count, events, size = count + 1, events + waiting.events, size + waiting.bytes
