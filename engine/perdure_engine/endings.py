@@ -39,17 +39,22 @@ class Endings:
 
     async def wait(self, run: UUID, seconds: float) -> None:
         """Wait until the run is seen to end, at most ``seconds``; it may have ended elsewhere unseen."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(run, []).append(future)
+        unseen = loop.call_later(seconds, self._forget, run, future)
         try:
-            await asyncio.wait([future], timeout=seconds)
+            await future
         finally:
-            if not future.done():
-                future.cancel()
+            unseen.cancel()
+            if future.cancelled():
                 self._forget(run, future)
 
     def _forget(self, run: UUID, future: "asyncio.Future[None]") -> None:
-        waiting = self._waiting[run]
-        waiting.remove(future)
-        if not waiting:
-            del self._waiting[run]
+        """Nobody waits in it any more."""
+        if (waiting := self._waiting.get(run)) is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[run]
+        if not future.done():
+            future.set_result(None)

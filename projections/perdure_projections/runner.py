@@ -18,8 +18,12 @@ from perdure_projections.checkpoint import Checkpoints
 from perdure_projections.folding import Step, step
 from perdure_projections.projection import Projection
 
-INTERVAL = 0.25
-"""Seconds between two rounds that fold less than a batch: under load, rounds fold more instead of coming more often."""
+_SHORTEST, _LONGEST = 0.1, 0.5
+_SHARE = 20
+"""A round that folds less than a batch is followed by one after this many times what it took, within those seconds.
+
+Under load, rounds fold more instead of coming more often.
+"""
 
 STAND_BY = 0.5
 """Seconds between two rounds of a runner that finds nothing left to fold, because another one is at it."""
@@ -51,7 +55,7 @@ class ProjectionRunner:
         """Fold for ever; cancel to end."""
         try:
             while True:
-                round_ = await patiently(self._round, LogError, first=INTERVAL, most=_LAST_RETRY, told=_lost)
+                round_ = await patiently(self._round, LogError, first=_SHORTEST, most=_LAST_RETRY, told=_lost)
                 if Step.MORE not in round_.steps:
                     await self._pause(round_)
         finally:
@@ -84,7 +88,8 @@ class ProjectionRunner:
 
     async def _round(self) -> "_Round":
         begun = time.monotonic()
-        return _Round(begun, *await self._following.once(self.run_once))
+        mark, steps = await self._following.once(self.run_once)
+        return _Round(begun, time.monotonic() - begun, mark, steps)
 
     async def _prepare(self) -> None:
         connection = await self._session.connection()
@@ -121,7 +126,7 @@ class ProjectionRunner:
 
     async def _pause(self, round_: "_Round") -> None:
         """Sleep until there is something to do, and keep the distance to the round that was."""
-        begun, mark, steps = round_
+        begun, took, mark, steps = round_
         waits = [retry.at - time.monotonic() for retry in self._retries.values()]
         if Step.BUSY in steps:
             # Whoever has it may die before it has folded the rest.
@@ -129,14 +134,15 @@ class ProjectionRunner:
         with suppress(TimeoutError):
             async with asyncio.timeout(min(waits, default=None)):
                 await self._feed.beyond(mark)
-        distance = INTERVAL if Step.DONE in steps else STAND_BY
+        distance = min(max(_SHORTEST, _SHARE * took), _LONGEST) if Step.DONE in steps else STAND_BY
         await asyncio.sleep(max(0.0, begun + distance - time.monotonic()))
 
 
 class _Round(NamedTuple):
-    """When a round began (monotonic seconds), up to where it could fold, and what came of each projection."""
+    """When a round began (monotonic seconds), what it took, up to where it could fold, and each projection's step."""
 
     begun: float
+    took: float
     mark: int
     steps: list[Step]
 

@@ -577,7 +577,7 @@ async def test_the_views_follow_the_log_and_fold_rather_seldom(
     engine: AsyncEngine, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STAND_BY", 0.01)
-    monkeypatch.setattr(runner, "INTERVAL", 0.5)
+    monkeypatch.setattr(runner, "_SHORTEST", 0.5)
     feed, appender = Feed(engine, interval=0.01), Appender(engine)
     made, rounds = ProjectionRunner(engine, feed, SCHEMA, BUILTIN), 0
     run_once = made.run_once
@@ -599,7 +599,7 @@ async def test_the_views_follow_the_log_and_fold_rather_seldom(
                 await asyncio.sleep(0.01)
     elapsed = time.monotonic() - begun
     assert (len(log.rows("runs")), len(log.rows("tasks"))) == (30, 60)
-    assert rounds <= elapsed / runner.INTERVAL + 3
+    assert rounds <= elapsed / 0.5 + 3
 
 
 async def test_catching_up_waits_for_all_but_those_that_stopped(engine: AsyncEngine, log: Log) -> None:
