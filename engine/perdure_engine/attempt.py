@@ -59,7 +59,7 @@ class Attempt:
 
     def __init__(self, order: Order, home: Home) -> None:
         self.order, self.home = order, home
-        self.task = Task(order.run_id, order.workflow_id, order.spec.task_id, order.attempt, order.inputs.value,
+        self.task = Task(order.run_id, order.workflow_id, order.spec.task_id, order.attempt, order.inputs,
                          order.token)  # fmt: skip
         self.reason: Reason | None = None
         self.given_up = False

@@ -27,7 +27,7 @@ async def call(task_type: TaskType, task: Task, connection: AsyncConnection | No
     (none is retried), BrokenExecutor, and whatever the handler raises.
     """
     current_task.set(task)
-    arguments = task_type.binding.bind(task.inputs)
+    arguments = task_type.binding.bind(task.given)
     for name in task_type.signature.tasks:
         arguments[name] = task
     if task_type.exactly_once:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NotRequired
 
-import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
@@ -19,6 +18,7 @@ from typing_extensions import TypedDict
 from perdure_engine.errors import InputsInvalid
 from perdure_engine.faults import Fault
 from perdure_engine.signature import Signature
+from perdure_eventstore.door import Json
 
 # Called with computed names, which a type checker cannot follow.
 _typed_dict: Any = TypedDict
@@ -39,15 +39,15 @@ class Binding:
     reserved: frozenset[str]
     """Parameters the engine fills. ``**kwargs`` would otherwise let an input of the same name reach them."""
 
-    def bind(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, inputs: Json) -> dict[str, Any]:
         """The handler's keyword arguments. Raises InputsInvalid with every fault at once."""
         try:
-            arguments = self.validate(orjson.dumps(inputs))
+            arguments = self.validate(inputs.text)
         except ValidationError as error:
             # Without its cause: pydantic's text shows the values, and those may be secret.
-            raise InputsInvalid(self.task_type, list(self._faults(error, inputs))) from None
-        if self.reserved and not self.reserved.isdisjoint(inputs):
-            taken = sorted(self.reserved & inputs.keys())
+            raise InputsInvalid(self.task_type, list(self._faults(error, inputs.value))) from None
+        if self.reserved and not self.reserved.isdisjoint(arguments):
+            taken = sorted(self.reserved & arguments.keys())
             raise InputsInvalid(self.task_type, [Fault(f"/{name}", "this name is the engine's") for name in taken])
         return arguments
 

@@ -8,6 +8,8 @@ from uuid import UUID
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from perdure_eventstore.door import Json
+
 
 class Task:
     """One attempt of one task, handed to any parameter annotated with this class."""
@@ -18,7 +20,7 @@ class Task:
         "attempt",
         "beat",
         "fencing_token",
-        "inputs",
+        "given",
         "is_cancelled",
         "run_id",
         "task_id",
@@ -30,8 +32,8 @@ class Task:
     task_id: str
     attempt: int
     """From 1; interruptions count here, though not towards the retry policy."""
-    inputs: dict[str, Any]
-    """As resolved from the templates, before validation. Shared with the run: treat it as frozen."""
+    given: Json
+    """The inputs as text, resolved from the templates, before validation."""
     fencing_token: int
     """Grows with every change of owner: a service that remembers the highest one can refuse a woken sleeper."""
     is_cancelled: bool
@@ -45,18 +47,24 @@ class Task:
         workflow_id: str,
         task_id: str,
         attempt: int,
-        inputs: dict[str, Any],
+        inputs: dict[str, Any] | Json,
         fencing_token: int,
     ) -> None:
         self.run_id = run_id
         self.workflow_id = workflow_id
         self.task_id = task_id
         self.attempt = attempt
-        self.inputs = inputs
+        self.given = inputs if isinstance(inputs, Json) else Json.of(inputs)
         self.fencing_token = fencing_token
         self.is_cancelled = self._is_copy = False
         # Most handlers never log, and binding costs more than all the rest.
         self._log: FilteringBoundLogger | None = None
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """As resolved from the templates, before validation. Shared with the run: treat it as frozen."""
+        inputs: dict[str, Any] = self.given.value
+        return inputs
 
     @property
     def idempotency_key(self) -> str:

@@ -30,6 +30,12 @@ def metadata_digest(metadata: bytes) -> bytes:
     return sha256(metadata).digest()
 
 
+@lru_cache(maxsize=1024)
+def _kind(type_: bytes, schema_version: int) -> bytes:
+    """The fields of an event's type and schema version; there are few of them."""
+    return _length(len(type_)) + type_ + _8 + _integer(schema_version)
+
+
 def event_hash(
     previous: bytes | None,
     stream: bytes,
@@ -51,8 +57,7 @@ def event_hash(
                 _16, stream,
                 _8, _integer(version),
                 _16, event_id,
-                _length(len(type_)), type_,
-                _8, _integer(schema_version),
+                _kind(type_, schema_version),
                 _8, _integer(recorded_at),
                 _32, sha256(data).digest(),
                 _32, metadata_digest(metadata),

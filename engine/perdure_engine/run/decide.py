@@ -30,6 +30,8 @@ def advance(state: RunState, command: c.RunCommand) -> tuple[list[e.RunEvent], R
     match command:
         case c.BeginAttempt():
             _begin(progress, command)
+            # Nothing follows from a beginning, and this is every second command.
+            return progress.events, progress.state
         case c.CompleteAttempt():
             _complete(progress, command)
         case c.StartRun():

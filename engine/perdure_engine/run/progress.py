@@ -25,26 +25,26 @@ TaskEnded = e.TaskCompleted | e.TaskFailed | e.TaskTimedOut | e.TaskSkipped | e.
 
 
 class Progress:
-    """Records events and what follows. ``state`` is always the state after the last one recorded."""
+    """Records ``events`` and what follows. ``state`` is always the state after the last one recorded."""
 
     def __init__(self, state: RunState, at: datetime) -> None:
         self.state = state
         self._at = at
-        self._events: list[e.RunEvent] = []
+        self.events: list[e.RunEvent] = []
         self._touched: deque[tuple[str, Occurrence]] = deque()
 
     def record(self, event: e.RunEvent) -> None:
         """Record ``event``; nothing follows."""
         self.state = evolve(self.state, event)
-        self._events.append(event)
+        self.events.append(event)
 
     def finish(self) -> list[e.RunEvent]:
         """Everything recorded, once nothing follows any more and the run has ended if it must."""
-        if self._events:
+        if self.events:
             self._settle()
             while self.state.status in ("open", "stopping") and self._conclude():
                 self._settle()
-        return self._events
+        return self.events
 
     def end(self, event: TaskEnded) -> None:
         """Record the end of a task, and remember whom it touches."""
