@@ -6,7 +6,6 @@ import statistics
 from support.bench import Stopwatch, arguments, say, scratch
 
 import perdure
-from perdure.collector import spare_collector
 
 
 def wide(tasks: int) -> dict[str, object]:
@@ -28,7 +27,6 @@ async def main() -> None:
     async with scratch(options.database) as app, app.node():
         for tasks in (options.tasks, options.beside):
             await app.register(wide(tasks))
-        spare_collector()
         await seconds_of(app, options.beside, 5)
         costs: dict[int, list[float]] = {options.tasks: [], options.beside: []}
         for _ in range(options.repeat):

@@ -7,7 +7,6 @@ from chain import chain, drive
 from support.bench import arguments, fetch, say, scratch
 
 import perdure
-from perdure.collector import spare_collector
 from perdure_engine.identity import new_id
 from perdure_engine.run import advance, new_run
 from perdure_engine.run import commands as c
@@ -59,7 +58,6 @@ async def main() -> None:
     async with scratch(options.database) as app:
         async with app.node():
             await app.register(chain(STEPS))
-            spare_collector()
             before = await speed(app, options.runs, options.inflight)
             await fill(app, options.events)
             # The views fold what was written, which is no part of the chain's speed.

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 import perdure
+from perdure.collector import spare_collector
 from perdure_eventstore.session import Session
 
 
@@ -28,7 +29,7 @@ def arguments(verb: str, doc: str | None, **numbers: int) -> argparse.Namespace:
 
 @asynccontextmanager
 async def scratch(database: str | None, **settings: Any) -> AsyncIterator[perdure.App]:
-    """An application with one task type, ``noop``, on a database that is nobody's."""
+    """An application with one task type, ``noop``, on a database that is nobody's; as ``perdure up`` runs one."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         url = database or f"embedded:{folder}/database"
@@ -38,6 +39,7 @@ async def scratch(database: str | None, **settings: Any) -> AsyncIterator[perdur
         async def noop(i: int = 0) -> dict[str, object]:
             return {"status": "ok", "id": i}
 
+        spare_collector()
         yield app
 
 
