@@ -70,11 +70,13 @@ async def fill(app: perdure.App, runs: int, parked: int) -> None:
     for first in range(0, runs, 500):
         some = range(min(500, runs - first))
         await asyncio.gather(*(app.client.appender.append(half_done(chain)) for _ in some))
-    await fetch(app, "vacuum analyze perdure.open_runs")
-    # A node that dies leaves the tree grown, but for the last seconds.
+    for table in ("open_runs", "timers", "events"):
+        await fetch(app, f"vacuum analyze perdure.{table}")
+    # A node that dies leaves the log routed and the tree grown, but for the last seconds.
     session = Session(app.database)
     try:
         ((head,),) = await session.fetch("select max(position) from perdure.events")
+        await session.fetch("update perdure.router set position = %s returning position", (head,))
         await Tree(session).grow(head)
     finally:
         await session.close()
