@@ -1,6 +1,7 @@
 """Group commit: whatever waits to be appended in this process goes to the disk together."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,10 @@ MAX_BYTES = 64 * 1024 * 1024
 
 LANES = 2
 """Statements under way at once: while one is at the disk, what comes of the other is decided and packed."""
+
+SHARED = 32
+"""From so many waiting on, lanes that are free share them: one would leave the others, and then Python, with nothing to
+do. Fewer are not worth a commit each."""
 
 HINT_INTERVAL = 0.005
 """Seconds between two notifications: at the rate of commits they would cost more than they save."""
@@ -80,6 +85,7 @@ class Appender:
         self._drains: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
         self._idle = LANES
+        """Lanes with nothing under way."""
 
     def submit(self, entry: Entry, tell: Tell) -> None:
         """Append with the next batch; ``tell`` is called in the event loop with where it landed, or why not.
@@ -189,9 +195,11 @@ class Appender:
                 done.set_result(None)
 
     def _take(self, *, everything: bool = False) -> list[_Waiting]:
-        """The next batch: what waits, up to MAX_EVENTS and MAX_BYTES."""
+        """The next batch: what waits, or a free lane's share of it, up to MAX_EVENTS and MAX_BYTES."""
         count, events, size = 0, 0, 0
-        most = len(self._queue) if everything or len(self._queue) < 16 else -(-len(self._queue) // self._idle)
+        most = len(self._queue)
+        if most >= SHARED and not everything:
+            most = math.ceil(most / self._idle)
         for waiting in self._queue[:most]:
             if count and not everything and (events + waiting.events > MAX_EVENTS or size + waiting.bytes > MAX_BYTES):
                 break
