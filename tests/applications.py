@@ -40,11 +40,11 @@ class Calls:
         return len(self.tasks)
 
 
-def recorder(app: perdure.App, name: str = "work", seconds: float = 0.0) -> Calls:
+def recorder(app: perdure.App, name: str = "work", seconds: float = 0.0, **more: Any) -> Calls:
     """A task type ``name`` that takes ``seconds``, returns its inputs and keeps note of its calls."""
     calls = Calls()
 
-    @app.task(name)
+    @app.task(name, **more)
     async def record(task: perdure.Task, **inputs: Any) -> Any:
         calls.tasks.append(task)
         await asyncio.sleep(seconds)

@@ -1,7 +1,7 @@
 """Attempts that this node executes for the owners of runs held elsewhere (see ``dispatch``)."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -19,12 +19,13 @@ from perdure_engine.placement import Placement
 from perdure_engine.registry import Registry
 from perdure_engine.results import Result, write_result
 from perdure_engine.run.codec import decode
-from perdure_engine.run.commands import AttemptEnd, InterruptAttempt
+from perdure_engine.run.commands import AttemptEnd, CancelAttempt, InterruptAttempt
 from perdure_engine.run.events import TaskDelayed, TaskScheduled
 from perdure_eventstore.door import NULL, Json
 from perdure_eventstore.errors import FenceLost
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
+from perdure_eventstore.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
@@ -33,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 Key = tuple[UUID, str]
 """A run and a task of it."""
+
+_Ended = tuple[Key, int, AttemptEnd]
+"""An attempt of a task, and what came of it."""
 
 
 class _Row(NamedTuple):
@@ -67,10 +71,12 @@ class Assignments:
         self._fence, self._now, self._fenced = fence, now, fenced
         self._mine: dict[Key, int] = {}
         """What was taken up, with its attempt."""
+        self._waiting: set[tuple[Key, int]] = set()
+        """What of it waits for a slot here."""
         self._ended: set[tuple[Key, int]] = set()
         """What has ended since the rows were last asked for: its row may be among those that are on their way."""
         self._leaving: set[tuple[Key, int]] = set()
-        self._results: list[tuple[Key, int, AttemptEnd]] = []
+        self._results: list[_Ended] = []
         self.has_results = asyncio.Event()
         rows, events = f'"{schema}".assignments', f'"{schema}".events'
         self._select = f"""select run, task_id, attempt, token, digest, scheduled, failures, cancelled
@@ -90,10 +96,8 @@ class Assignments:
             )
             select (select count(*) from fence), (select count(*) from ended), pg_notify('{schema}', '')"""
 
-    @property
-    def has_some(self) -> bool:
-        """Whether anything was taken up that has not ended."""
-        return bool(self._mine)
+    def __len__(self) -> int:
+        return len(self._mine)
 
     async def take_up(self) -> None:
         """Execute what is assigned to this node, and end what is taken back or cancelled."""
@@ -101,8 +105,9 @@ class Assignments:
         rows = [_Row(*row) for row in await self._session.fetch(self._select, (self._fence[0],))]
         there = {(row.run, row.task_id): row for row in rows}
         for key, attempt in list(self._mine.items()):
-            if key not in there or there[key].attempt != attempt or there[key].cancelled:
-                self._attempts.cancel(*key)
+            row = there.get(key)
+            if row is None or row.attempt != attempt or row.cancelled:
+                self._end(key, attempt, is_there=row is not None and row.attempt == attempt)
         for key, row in there.items():
             is_known = self._mine.get(key) == row.attempt or (key, row.attempt) in self._ended | self._leaving
             if not is_known and not self._attempts.is_under_way(*key):
@@ -113,6 +118,17 @@ class Assignments:
                     # Postgres went away: the next look takes it up.
                     self._forget(key, row.attempt)
                     raise
+
+    def _end(self, key: Key, attempt: int, *, is_there: bool) -> None:
+        """End what was taken back, or cancelled and is still there."""
+        if (key, attempt) not in self._waiting:
+            self._attempts.cancel(*key)
+            return
+        self._waiting.discard((key, attempt))
+        if is_there:
+            self.report(key[0], CancelAttempt(at=self._now(), task_id=key[1], attempt=attempt))
+        else:
+            self._forget(key, attempt)
 
     @contextmanager
     def handing_over(self, attempts: Collection[tuple[Key, int]]) -> Iterator[None]:
@@ -139,8 +155,7 @@ class Assignments:
     async def flush(self) -> None:
         """Tell the owners what came of their attempts."""
         while self._results:
-            results = self._results[:500]
-            sealed = [await self._seal(key[0], write_result(command)) for key, _, command in results]
+            results, sealed = await self._sealed(self._results[:500])
             parameters = (
                 [key[0] for key, _, _ in results], [key[1] for key, _, _ in results],
                 [attempt for _, attempt, _ in results], [result.detail.decode() for result in sealed],
@@ -188,25 +203,56 @@ class Assignments:
             definition = await self._registry.definition(row.digest)
             spec = definition.tasks[row.task_id]
             inputs = await self._inputs(row)
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, VaultError) as error:
             log.error(
                 "an attempt that was assigned cannot be read", run=str(row.run), task=row.task_id, error=str(error)
             )
             self.report(row.run, InterruptAttempt(at=self._now(), task_id=row.task_id, attempt=row.attempt))
             return
         order = Order(row.run, definition.workflow_id, spec, row.attempt, inputs, row.failures, row.token)
-        if self._placement.admit(spec, None, partial(self._attempts.start, order, self)):
+        if self._placement.admit(spec, None, partial(self._begin, order)):
             self._attempts.start(order, self)
+        else:
+            self._waiting.add((key, row.attempt))
+
+    def _begin(self, order: Order) -> None:
+        """There is a slot for what waited; it may have been taken back or cancelled by now."""
+        waiting = (order.run_id, order.spec.task_id), order.attempt
+        if waiting in self._waiting:
+            self._waiting.discard(waiting)
+            self._attempts.start(order, self)
+        else:
+            self._placement.free(order.spec.type)
 
     async def _inputs(self, row: _Row) -> Json:
         version = row.scheduled
         if version is None:
             version = (await self._session.fetch(self._find, (row.run, row.task_id)))[0][0]
+        if version is None:
+            raise LookupError(f"run {row.run} has no task {row.task_id} that was scheduled")
         async for recorded in self._reader.stream(row.run, after=version - 1, batch=1):
             event = decode(recorded)
             assert isinstance(event, TaskScheduled | TaskDelayed)
             return event.inputs or NULL
         raise LookupError(f"run {row.run} has no version {version}")
+
+    async def _sealed(self, results: Sequence[_Ended]) -> tuple[list[_Ended], list[Result]]:
+        """Those of ``results`` that can be encrypted, or need not be, and what they become.
+
+        One that cannot is told as an interruption, which has nothing to hide: its task is tried again.
+        """
+        ready: list[_Ended] = []
+        sealed: list[Result] = []
+        for key, attempt, command in results:
+            try:
+                sealed.append(await self._seal(key[0], write_result(command)))
+                ready.append((key, attempt, command))
+            except VaultError as error:
+                log.error("what came of an attempt cannot be encrypted", run=str(key[0]), task=key[1], error=str(error))
+                interrupted = InterruptAttempt(at=self._now(), task_id=key[1], attempt=attempt)
+                sealed.append(write_result(interrupted))
+                ready.append((key, attempt, interrupted))
+        return ready, sealed
 
     async def _seal(self, run: UUID, result: Result) -> Result:
         if self._vault is None or result.payload is None:

@@ -154,7 +154,7 @@ class Attempt:
             case None:
                 # A handler that raises CancelledError by itself has failed like any other.
                 error = Json.of({"type": "CancelledError", "message": "the handler cancelled itself"})
-                return c.FailAttempt(at=at, task_id=spec.task_id, attempt=attempt, error=error)
+                return self.failed(at, error, retried=True)
             case "stopping":
                 return c.CancelAttempt(at=at, task_id=spec.task_id, attempt=attempt)
             case "closing":

@@ -1,9 +1,9 @@
 """Attempts that other nodes execute for the runs of this one: who can, who does, and what becomes of them.
 
-A task goes to its run's owner if that has its type. Else the owner records its start on a live node that has, with a
-row in ``assignments``; that node executes it and leaves what came of it in the run's inbox, in the transaction that
-deletes the row. Whoever deletes the row first has decided: an owner that takes an attempt back finds either the row or
-the result.
+A task goes to its run's owner if that has its type and a free slot. Else the owner records its start on a live node
+that has both, with a row in ``assignments``; that node executes it and leaves what came of it in the run's inbox, in
+the transaction that deletes the row. Whoever deletes the row first has decided: an owner that takes an attempt back
+finds either the row or the result.
 """
 
 import asyncio
@@ -69,6 +69,10 @@ class Dispatch:
         self._node = fence[0]
         self.begin: Callable[[HeldRun, str, Choice], None]
         """Called for who waited, with a node."""
+        self.spread: Callable[[], None]
+        """Called when other nodes may have room for what waits for a slot of this one."""
+        self.is_full: Callable[[], bool]
+        """Says whether anything waits for a slot of this node."""
         self.away: dict[tuple[UUID, str], Away] = {}
         self._peers: dict[UUID, _Peer] = {}
         self._on_the_way: Counter[UUID] = Counter()
@@ -78,7 +82,7 @@ class Dispatch:
         self._warned: set[str] = set()
         nodes, rows = f'"{schema}".nodes', f'"{schema}".assignments'
         self._look = f"""select n.node, n.task_types, n.at_most_once,
-                n.concurrency - (select count(*) from {rows} a
+                n.concurrency - n.load - (select count(*) from {rows} a
                     where a.node = n.node and a.shard <> all(%s::smallint[]))::integer
             from {nodes} n where n.node <> %s and n.alive_until > clock_timestamp()"""
         # What came of an attempt takes the place of its row: one look at both.
@@ -102,17 +106,25 @@ class Dispatch:
 
     @property
     def has_work(self) -> bool:
-        """Whether somebody waits for a node, or a node for whom there is something to do may be lost."""
-        return bool(self._waiting or self.away)
+        """Whether somebody waits for a node or a slot, or a node for whom there is something to do may be lost."""
+        return bool(self._waiting or self.away or self.is_full())
 
     def take(self, run: HeldRun, task_id: str, type_: str) -> Choice | None:
         """A node with room for a task of this type; or queue, and it begins when there is one."""
-        is_fresh = asyncio.get_running_loop().time() < self._looked + _FRESH
-        if is_fresh and type_ not in self._waiting and (choice := self._choose(type_)) is not None:
+        if self._is_fresh and type_ not in self._waiting and (choice := self.choose(type_)) is not None:
             return choice
         self._waiting.setdefault(type_, deque()).append((run, task_id))
         self._wake()
         return None
+
+    def overflow(self) -> None:
+        """Something waits for a slot of this node: see whether others have room."""
+        if self._is_fresh:
+            if any(peer.room > 0 for peer in self._peers.values()):
+                # Not at once: a run that is being decided cannot be told anything.
+                asyncio.get_running_loop().call_soon(self.spread)
+        else:
+            self._wake()
 
     def give_back(self, begun: Iterable[BeginAttempt]) -> None:
         """These do not begin."""
@@ -194,7 +206,12 @@ class Dispatch:
         answered = set(await self._session.fetch(self._answered, (list(shards), list(runs))))
         return [attempt for attempt in attempts if attempt not in answered]
 
-    def _choose(self, type_: str) -> Choice | None:
+    @property
+    def _is_fresh(self) -> bool:
+        return asyncio.get_running_loop().time() < self._looked + _FRESH
+
+    def choose(self, type_: str) -> Choice | None:
+        """The live node with most room, if one has the type and room; the room is taken."""
         able = [(peer.room, node) for node, peer in self._peers.items() if type_ in peer.types and peer.room > 0]
         if not able:
             return None
@@ -210,7 +227,8 @@ class Dispatch:
     def _pump(self) -> None:
         for type_ in list(self._waiting):
             waiting = self._waiting[type_]
-            while waiting and (choice := self._choose(type_)) is not None:
+            while waiting and (choice := self.choose(type_)) is not None:
                 self.begin(*waiting.popleft(), choice)
             if not waiting:
                 self._waiting.pop(type_, None)
+        self.spread()

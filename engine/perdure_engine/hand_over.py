@@ -4,7 +4,9 @@ What this node executes of them goes on here, as an assignment of the next owner
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -16,7 +18,7 @@ from perdure_engine.holder import Holder
 from perdure_engine.identity import shard_of
 from perdure_engine.leases import Leases
 from perdure_engine.run.commands import AttemptEnd, BeginAttempt
-from perdure_eventstore.errors import FenceLost, LogError
+from perdure_eventstore.errors import FenceLost
 
 log = structlog.get_logger(__name__)
 
@@ -39,30 +41,34 @@ class HandOver:
         with self._leases.leaving(mine):
             async with self._lock:
                 runs = self._holder.held(lambda run: shard_of(run) in mine)
-                await asyncio.gather(*(run.freeze() for run in runs))
-                rows = list(self._rows(runs))
-                going = [((row["run"], row["task_id"]), row["attempt"]) for row in rows]
-                with self._assignments.handing_over(going):
-                    try:
-                        await self._leases.give(mine, orjson.dumps(rows))
-                    except FenceLost:
-                        raise
-                    except LogError:
-                        # Given or not: the next renewal finds out, and who has lost them joins anew.
-                        for run in runs:
-                            run.thaw()
-                        raise
-                    self._let_go(runs, lambda run: shard_of(run) in mine)
+                try:
+                    await self._give(mine, runs)
+                except FenceLost:
+                    raise
+                except BaseException:
+                    # Given or not: the next renewal finds out, and who has lost them joins anew. Or the node stops, and
+                    # what ends by then is still recorded.
+                    for run in runs:
+                        run.thaw()
+                    raise
         log.info("shards handed over", shards=len(mine), runs=len(runs))
 
-    def _rows(self, runs: Collection[HeldRun]):  # type: ignore[no-untyped-def]
+    async def _give(self, mine: Collection[int], runs: Collection[HeldRun]) -> None:
+        await asyncio.gather(*(run.freeze() for run in runs))
+        rows = list(self._rows(runs))
+        going = [((row["run"], row["task_id"]), row["attempt"]) for row in rows]
+        with self._assignments.handing_over(going):
+            await self._leases.give(mine, orjson.dumps(rows))
+            self._let_go(runs, lambda run: shard_of(run) in mine)
+
+    def _rows(self, runs: Collection[HeldRun]) -> Iterator[dict[str, Any]]:
         placement = self._holder.placement
         for run in runs:
             for task_id, task in run.state.tasks.items():
                 if task.status == "started" and task.node == self._holder.node_id:
                     yield placement.assignment(run, task_id, task.attempt, self._holder.node_id)
 
-    def _let_go(self, runs: Collection[HeldRun], whether: Callable) -> None:  # type: ignore[type-arg]
+    def _let_go(self, runs: Collection[HeldRun], whether: Callable[[UUID], bool]) -> None:
         self._assignments.adopt([attempt for attempt in self._attempts if whether(attempt.order.run_id)])
         self._holder.forget(whether)
         for run in runs:

@@ -19,7 +19,7 @@ from perdure_engine.history import Loaded
 from perdure_engine.owner import Owner
 from perdure_engine.run import RunState, advance
 from perdure_engine.run.codec import encode
-from perdure_engine.run.commands import BeginAttempt, CompleteAttempt, FailAttempt, RunCommand
+from perdure_engine.run.commands import BeginAttempt, CompleteAttempt, FailAttempt, InterruptAttempt, RunCommand
 from perdure_engine.run.events import RunEvent, TaskScheduled, TaskStarted
 from perdure_engine.run.undecided import fail_instead
 from perdure_engine.work import Rows, work_of
@@ -286,18 +286,27 @@ class HeldRun:
         self._mailbox[:0] = decision.messages
 
     def _refused(self, decision: Decision, error: AppendRefused) -> bool:
-        """Find the one that the log does not take: an output fails its attempt. False if it is anything else."""
+        """Find the one that the log does not take: an output fails its attempt, an error interrupts it.
+
+        False if it is anything else.
+        """
         if len(decision.messages) > 1:
             self._keep(decision)
             self._alone = len(decision.messages)
             return True
         command, letter = decision.messages[0]
-        if not isinstance(command, CompleteAttempt):
-            return False
+        instead: FailAttempt | InterruptAttempt
+        match command:
+            case CompleteAttempt(at=at, task_id=task_id, attempt=attempt):
+                fault = Json.of({"type": "AppendRefused", "message": str(error)})
+                instead = FailAttempt(at=at, task_id=task_id, attempt=attempt, error=fault)
+            case FailAttempt(at=at, task_id=task_id, attempt=attempt):
+                # Not even its error can be kept; an interruption has nothing that could be refused.
+                instead = InterruptAttempt(at=at, task_id=task_id, attempt=attempt)
+            case _:
+                return False
         self._owner.placement.give_back(self, decision.begun)
-        fault = Json.of({"type": "AppendRefused", "message": str(error)})
-        failed = FailAttempt(at=command.at, task_id=command.task_id, attempt=command.attempt, error=fault)
-        self._mailbox.insert(0, Message(failed, letter))
+        self._mailbox.insert(0, Message(instead, letter))
         return True
 
     def _fail(self, messages: Sequence[Message], error: LogError) -> None:

@@ -32,7 +32,7 @@ from perdure_engine.task_types import TaskTypes
 from perdure_engine.timers import Timer, Timers, due_times
 from perdure_eventstore.append import Append, Appended
 from perdure_eventstore.appender import Appender
-from perdure_eventstore.errors import Conflict, FenceLost, LogError
+from perdure_eventstore.errors import Conflict, FenceLost, LogError, LogUnavailable
 from perdure_eventstore.events import NO_STREAM
 from perdure_eventstore.read import Reader
 
@@ -87,6 +87,7 @@ class Holder:
         self._snapshots, self._taker = snapshots, taker
         self._held: dict[UUID, HeldRun] = {}
         self._loading: dict[UUID, asyncio.Future[None]] = {}
+        self._closing = False
 
         self.spawn = background.spawn
 
@@ -212,9 +213,11 @@ class Holder:
         self._held = {run: held for run, held in self._held.items() if not whether(run)}
         self.resting.forget(whether)
         self.placement.forget(whether)
+        self._taker.forget(whether)
 
     def close(self) -> None:
         """Begin no more attempts; what is decided is still recorded."""
+        self._closing = True
         self.placement.close()
 
     # What a held run needs of its owner.
@@ -252,7 +255,10 @@ class Holder:
     def failed(self, run: HeldRun, error: LogError) -> None:
         if isinstance(error, FenceLost) or run.state.status == "new":
             self._held.pop(run.run_id, None)
-        if not isinstance(error, FenceLost | Conflict):
+        if self._closing and isinstance(error, LogUnavailable):
+            # A node that stops records what it can: the next one interrupts and resumes the rest.
+            log.debug("a run's events are not recorded any more", run=str(run.run_id), error=str(error))
+        elif not isinstance(error, FenceLost | Conflict):
             log.error("a run's events could not be recorded", run=str(run.run_id), error=str(error))
         for told in self.refused:
             told(run.run_id, error)

@@ -8,7 +8,7 @@ append of that node in flight and makes every later one fail, and only then read
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
@@ -55,6 +55,8 @@ class Leases:
         lease, unless it is given.
         """
         self._tokens: dict[int, int] = {}
+        self.load: Callable[[], int] = lambda: 0
+        """How many attempts of its own runs this node executes or has waiting; others are told at each renewal."""
         self.surplus = 0
         """How many shards more than a fair share there were at the last renewal."""
         self.epoch = 1
@@ -86,9 +88,10 @@ class Leases:
                 update {shards} set lease_until = clock_timestamp() + %s where node = %s
                 and exists (select from {nodes} n where n.node = %s and n.epoch = %s) returning shard, token
             ), alive as (
-                update {nodes} set alive_until = clock_timestamp() + %s where node = %s
+                update {nodes} set alive_until = clock_timestamp() + %s, load = %s
+                where node = %s and epoch = %s returning node
             )
-            select coalesce((select array_agg(shard) from mine), '{{}}'),
+            select exists (select from alive), coalesce((select array_agg(shard) from mine), '{{}}'),
                 coalesce((select array_agg(token) from mine), '{{}}'),
                 (select count(*) from {nodes} where node <> %s and alive_until > clock_timestamp()),
                 exists (select from {shards} where node <> %s and lease_until < clock_timestamp())"""
@@ -183,13 +186,16 @@ class Leases:
             if self._announced != (known := self._known_types()):
                 await self._session.fetch(self._announce, (*known, self._node))
                 self._announced = known
-            asked = self._length, self._node, self._node, self.epoch, self._length, self._node, self._node, self._node
-            shards, tokens, others, has_expired = (await self._session.fetch(self._renew, asked))[0]
+            node, length = self._node, self._length
+            asked = length, node, node, self.epoch, length, self.load(), node, self.epoch, node, node
+            is_alive, shards, tokens, others, has_expired = (await self._session.fetch(self._renew, asked))[0]
         except LogUnavailable:
             self._witness.missed()
             raise
         if self._witness.reached(sent):
             log.info("the database was out of reach, the other nodes get time to come back", seconds=self._seconds)
+        if not is_alive:
+            raise FenceLost(f"node {node} was taken for dead")
         mine = dict(zip(shards, tokens, strict=True))
         if not self._tokens.keys() <= mine.keys():
             raise FenceLost(f"the lease of node {self._node} ran out")

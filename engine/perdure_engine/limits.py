@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
@@ -45,7 +46,8 @@ class Permits:
 
     def __init__(self, session: Session, fence: tuple[UUID, int], schema: str) -> None:
         self._session, self._fence = session, fence
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: dict[str, deque[_Asked]] = {}
+        """By key: one whose permits are all taken holds up no other."""
         self._unused: list[tuple[UUID, str]] = []
         self.wake = asyncio.Event()
         self._take = f'select "{schema}".take_permits(%s, %s, %s, %s, %s, %s)'
@@ -55,7 +57,7 @@ class Permits:
 
     def ask(self, key: str, limit: int, run: UUID, task_id: str, granted: Callable[[], None]) -> None:
         """Have ``granted`` called when the task may begin."""
-        self._waiting.append(_Asked(key, limit, run, task_id, granted))
+        self._waiting.setdefault(key, deque()).append(_Asked(key, limit, run, task_id, granted))
         self.wake.set()
 
     def give_back(self, run: UUID, task_id: str) -> None:
@@ -65,16 +67,16 @@ class Permits:
 
     def forget(self, whether: Callable[[UUID], bool]) -> None:
         """The runs of which ``whether`` is true are another node's."""
-        self._waiting = deque(asked for asked in self._waiting if not whether(asked.run))
+        self._keep(lambda asked: not whether(asked.run))
 
     async def grant(self) -> None:
-        """Ask for everybody who waits, in their order."""
+        """Ask for the first of each key, as many as its limit lets begin."""
         if self._unused:
             unused = self._unused[:]
             given = [run for run, _ in unused], [task for _, task in unused]
             await self._session.fetch(self._give_back, (*given, *self._fence))
             del self._unused[: len(unused)]
-        asking = list(self._waiting)[:_BATCH]
+        asking = self._first()
         if not asking:
             return
         columns = zip(*(asked[:4] for asked in asking), strict=True)
@@ -82,11 +84,26 @@ class Permits:
         granted = [asking[number - 1] for number in numbers]
         taken = {id(asked) for asked in granted}
         # Who was forgotten meanwhile has a permit that its new owner finds.
-        still = {id(asked) for asked in self._waiting}
-        self._waiting = deque(asked for asked in self._waiting if id(asked) not in taken)
+        still = {id(asked) for waiting in self._waiting.values() for asked in waiting}
+        self._keep(lambda asked: id(asked) not in taken)
         for asked in granted:
             if id(asked) in still:
                 asked.granted()
+
+    def _first(self) -> list[_Asked]:
+        asking: list[_Asked] = []
+        for key in list(self._waiting):
+            if len(asking) >= _BATCH:
+                # The others are first the next time, which is at once.
+                self.wake.set()
+                break
+            waiting = self._waiting[key] = self._waiting.pop(key)
+            asking += islice(waiting, min(waiting[0].limit, _BATCH))
+        return asking
+
+    def _keep(self, whether: Callable[[_Asked], bool]) -> None:
+        kept = {key: deque(filter(whether, waiting)) for key, waiting in self._waiting.items()}
+        self._waiting = {key: waiting for key, waiting in kept.items() if waiting}
 
 
 class Rates:
@@ -94,26 +111,33 @@ class Rates:
 
     def __init__(self, session: Session, schema: str) -> None:
         self._session = session
-        self._waiting: dict[str, deque[Callable[[], None]]] = {}
+        self._waiting: dict[str, deque[tuple[UUID | None, Callable[[], None]]]] = {}
         self._rates: dict[str, Rate] = {}
         self.wake = asyncio.Event()
         self._take = f'select * from "{schema}".take_rate(%s, %s, %s, %s)'
 
-    def ask(self, type_: str, rate: Rate, granted: Callable[[], None]) -> None:
-        """Have ``granted`` called when an attempt of the type may begin."""
+    def ask(self, type_: str, rate: Rate, run: UUID | None, granted: Callable[[], None]) -> None:
+        """Have ``granted`` called when an attempt of the type may begin; ``run`` is its run, if that is held here."""
         self._rates[type_] = rate
-        self._waiting.setdefault(type_, deque()).append(granted)
+        self._waiting.setdefault(type_, deque()).append((run, granted))
         self.wake.set()
+
+    def forget(self, whether: Callable[[UUID], bool]) -> None:
+        """The runs of which ``whether`` is true are another node's."""
+        for type_, waiting in self._waiting.items():
+            self._waiting[type_] = deque(each for each in waiting if each[0] is None or not whether(each[0]))
 
     async def grant(self) -> None:
         """Ask for everybody who waits, in their order."""
         soonest = None
         for type_ in list(self._waiting):
-            waiting, rate = self._waiting[type_], self._rates[type_]
-            asked = (type_, rate.most, rate.period, min(len(waiting), rate.most))
-            granted, wait = (await self._session.fetch(self._take, asked))[0]
-            for _ in range(granted):
-                waiting.popleft()()
+            rate = self._rates[type_]
+            wanted = min(len(self._waiting[type_]), rate.most)
+            granted, wait = (await self._session.fetch(self._take, (type_, rate.most, rate.period, wanted)))[0]
+            # Some may have been forgotten meanwhile.
+            waiting = self._waiting[type_]
+            for _ in range(min(granted, len(waiting))):
+                waiting.popleft()[1]()
             if not waiting:
                 self._waiting.pop(type_, None)
             elif wait:

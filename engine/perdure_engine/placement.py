@@ -37,7 +37,7 @@ class Placement:
         self.slots, self.dispatch = slots, dispatch
         self._node, self._now, self._types, self._leases = node, now, types, leases
         self._closed = self._pumping = False
-        dispatch.begin = self._begin_away
+        dispatch.begin, dispatch.spread, dispatch.is_full = self._begin_away, self._spread, lambda: slots.waiting > 0
         self._restrict()
 
     def close(self) -> None:
@@ -60,19 +60,30 @@ class Placement:
         if spec.type not in self._types:
             choice = self.dispatch.take(run, task_id, spec.type)
             return None if choice is None else self._away(spec, choice)
-        if not self.admit(spec, run.run_id, partial(self._begin, run, task_id)):
+        move = partial(self._begin_away, run, task_id)
+        if not self.admit(spec, run.run_id, partial(self._begin, run, task_id), move):
             return None
         return self._here(run, task_id)
 
-    def admit(self, spec: TaskSpec, run: UUID | None, begin: Callable[[], None]) -> bool:
+    def admit(
+        self,
+        spec: TaskSpec,
+        run: UUID | None,
+        begin: Callable[[], None],
+        move: Callable[[Choice], None] | None = None,
+    ) -> bool:
         """Take a slot of this node's, or have ``begin`` called with one, at the rate of the task's type.
 
-        ``run`` is the task's run, if that is held here.
+        Or have ``move`` called, with another node that has room. ``run`` is the task's run, if that is held here.
         """
         rate = self._types.get(spec.type).rate if spec.type in self._types else None
         if rate is None:
-            return self.slots.take(spec.type, spec.priority, run, begin)
-        self._rates.ask(spec.type, rate, partial(self._rated, spec, run, begin))
+            is_taken = self.slots.take(spec.type, spec.priority, run, begin, move)
+            if not is_taken and move is not None and self.slots.free <= 0:
+                self.dispatch.overflow()
+            return is_taken
+        # What has the rate's leave begins here: another node would ask for it again.
+        self._rates.ask(spec.type, rate, run, partial(self._rated, spec, run, begin))
         return False
 
     def give_back(self, run: HeldRun, begun: Sequence[BeginAttempt]) -> None:
@@ -93,6 +104,7 @@ class Placement:
         """The runs of which ``whether`` is true are another node's."""
         self.slots.forget(whether)
         self._permits.forget(whether)
+        self._rates.forget(whether)
         self.dispatch.forget(whether)
 
     def free(self, type_: str) -> None:
@@ -126,7 +138,7 @@ class Placement:
                 run.tell(begin)
 
     def _begin_away(self, run: HeldRun, task_id: str, choice: Choice) -> None:
-        """Another node has room for a task that waited for one."""
+        """Another node has room for a task that waited."""
         run.tell(self._away(run.state.definition.tasks[task_id], choice))
 
     def pump(self) -> None:
@@ -141,6 +153,15 @@ class Placement:
                 place.begin()
         finally:
             self._pumping = False
+
+    def _spread(self) -> None:
+        """Have other nodes begin what waits for a slot of this one, as far as they have room."""
+        if self._closed:
+            return
+        for type_ in self.slots.movable() if self.slots.free <= 0 else ():
+            # Whose type alone is full waits: how full it is elsewhere is not known.
+            while type_ in self.slots.movable() and (choice := self.dispatch.choose(type_)) is not None:
+                self.slots.moved(type_)(choice)
 
     def _permitted(self, run: HeldRun, task_id: str) -> None:
         if (begin := self._find_place(run, task_id)) is not None:

@@ -126,7 +126,7 @@ class Reaching:
         letters, assigned = (await self._session.fetch(self._anything, asked))[0]
         if letters or self._inbox.has_useless:
             await self.read_inbox()
-        if assigned or self._assignments.has_some:
+        if assigned or self._assignments:
             await self._assignments.take_up()
 
     async def read_inbox(self) -> None:

@@ -4,8 +4,11 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from perdure_engine.dispatch import Choice
 
 PRIORITY_SECONDS = 10.0
 """Seconds of waiting that count as much as one step of priority: nobody waits for ever."""
@@ -22,6 +25,8 @@ class Place(NamedTuple):
     type: str
     run: UUID | None
     begin: Callable[[], None]
+    move: Callable[["Choice"], None] | None
+    """Called instead, with another node that is to execute it; None if it has to be this one."""
 
 
 class Slots:
@@ -48,15 +53,22 @@ class Slots:
         else:
             self._limits[type_] = limit
 
-    def take(self, type_: str, priority: int, run: UUID | None, begin: Callable[[], None]) -> bool:
-        """Take a slot, or queue and return False: ``begin`` is called later, with a slot taken.
+    def take(
+        self,
+        type_: str,
+        priority: int,
+        run: UUID | None,
+        begin: Callable[[], None],
+        move: Callable[["Choice"], None] | None = None,
+    ) -> bool:
+        """Take a slot, or queue and return False: ``begin`` is called later, with a slot taken, or ``move``.
 
         Whoever finds others waiting waits as well, so that a busy run cannot keep a slot for itself.
         """
         if self.free > 0 and not self.waiting and not self._is_full(type_):
             self._occupy(type_)
             return True
-        place = Place(monotonic() - priority * PRIORITY_SECONDS, next(self._numbers), type_, run, begin)
+        place = Place(monotonic() - priority * PRIORITY_SECONDS, next(self._numbers), type_, run, begin, move)
         heapq.heappush(self._queues.setdefault(type_, []), place)
         self.waiting += 1
         return False
@@ -83,13 +95,26 @@ class Slots:
         heads = [queue[0] for type_, queue in self._queues.items() if not self._is_full(type_)]
         if not heads:
             return None
-        place = min(heads)
-        queue = self._queues[place.type]
-        heapq.heappop(queue)
-        if not queue:
-            del self._queues[place.type]
-        self.waiting -= 1
+        place = self._leave(min(heads).type)
         self._occupy(place.type)
+        return place
+
+    def movable(self) -> list[str]:
+        """The types of which who is next in turn may begin on another node."""
+        return [type_ for type_, queue in self._queues.items() if queue[0].move is not None]
+
+    def moved(self, type_: str) -> Callable[["Choice"], None]:
+        """Who is next in turn of a type that is ``movable`` waits no more; where it begins is to be told to it."""
+        move = self._leave(type_).move
+        assert move is not None
+        return move
+
+    def _leave(self, type_: str) -> Place:
+        queue = self._queues[type_]
+        place = heapq.heappop(queue)
+        if not queue:
+            del self._queues[type_]
+        self.waiting -= 1
         return place
 
     def _occupy(self, type_: str) -> None:

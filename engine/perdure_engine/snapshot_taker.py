@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -40,6 +41,11 @@ class SnapshotTaker:
         elif run.head.version - self._kept.get(run.run_id, 0) >= self._every:
             self._due[run.run_id] = run
             self._some.set()
+
+    def forget(self, whether: Callable[[UUID], bool]) -> None:
+        """The runs of which ``whether`` is true are another node's."""
+        self._due = {run: held for run, held in self._due.items() if not whether(run)}
+        self._kept = {run: version for run, version in self._kept.items() if not whether(run)}
 
     async def run(self) -> None:
         """Take what is due, for ever. Raises LogError."""

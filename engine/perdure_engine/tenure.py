@@ -145,6 +145,8 @@ class Tenure:
         self.assignments = Assignments(
             self._session, self.registry, self.attempts, placement, fence, self.now, schema, self._fenced.set, vault
         )
+        slots = placement.slots
+        self.leases.load = lambda: max(0, slots.limit - slots.free + slots.waiting - len(self.assignments))
         self.reaching = Reaching(
             self.holder, inbox, self.timers, self.leases, dispatch, self.appender, self._session, schema, self.now,
             self.assignments, self.schedules.wake,

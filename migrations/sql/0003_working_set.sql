@@ -3,6 +3,9 @@
 alter table perdure.nodes add column concurrency integer not null default 0;
 comment on column perdure.nodes.concurrency is 'How many attempts it executes at once.';
 
+alter table perdure.nodes add column load integer not null default 0;
+comment on column perdure.nodes.load is 'How many attempts of its own runs it executes or has waiting, as of its last renewal.';
+
 alter table perdure.nodes add column at_most_once text[] not null default '{}';
 comment on column perdure.nodes.at_most_once is 'Those of its task types that it delivers at most once.';
 

@@ -298,3 +298,19 @@ async def test_an_attempt_that_somebody_else_cancels_is_interrupted_and_not_fail
             attempt.work.cancel()
         assert await run.result(timeout=5) == {"a": 2}
     assert "TaskInterrupted a 1" in story(database_url, run.run_id)
+
+
+async def test_a_handler_that_cancels_itself_is_tried_again_like_one_that_fails(database_url: str) -> None:
+    app = new_app(database_url)
+
+    @app.task(retry=perdure.Retry(attempts=2, initial=0.01))
+    async def stray(task: perdure.Task) -> int:
+        if task.attempt == 1:
+            raise asyncio.CancelledError
+        return task.attempt
+
+    async with app.node(views=False):
+        await app.register(one("stray"))
+        run = await app.start("one")
+        assert await run.result(timeout=10) == {"a": 2}
+    assert "TaskFailed a 1" in story(database_url, run.run_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -233,6 +234,60 @@ async def test_a_node_that_is_full_gets_no_more(database_url: str, nodes: AsyncE
     assert len(node_of(right).attempts) >= 0
 
 
+async def test_what_finds_no_slot_begins_on_another_node_that_has_one(database_url: str, nodes: AsyncExitStack) -> None:
+    apps = [await join(nodes, database_url, "work", seconds=0.3, concurrency=2) for _ in range(2)]
+    await until_even(database_url, 2)
+    await apps[0].register(workflow("wide", *[task(f"t{n}", type="work") for n in range(16)]))
+    run = await apps[0].start("wide")
+    both: list[list[int]] = []
+    async with asyncio.timeout(20):
+        while await run.status() == "open":
+            both.append([len(node_of(app).attempts) for app in apps])
+            await asyncio.sleep(0.01)
+    assert [2, 2] in both
+    assert all(max(numbers) <= 2 for numbers in both)
+    begun = Counter(str(fact["node"]) for fact in facts(database_url, run.run_id, "TaskStarted"))
+    assert len(begun) == 2
+    assert min(begun.values()) >= 4, begun
+    assert_kept(database_url)
+
+
+async def test_a_node_that_has_enough_of_its_own_is_not_given_more(database_url: str, nodes: AsyncExitStack) -> None:
+    left, right = [await join(nodes, database_url, "work", seconds=0.3, concurrency=2, lease=0.6) for _ in range(2)]
+    await until_even(database_url, 2)
+    await left.register(workflow("wide", *[task(f"t{n}", type="work") for n in range(40)]))
+    await until_owned(right)
+    loaded, node = "select from perdure.nodes where node = %s and load >= 4", node_of(right).node_id
+    given = "select from perdure.assignments where node = %s"
+    await until(lambda: rows(database_url, loaded, (node,)) and not rows(database_url, given, (node,)))
+    await asyncio.sleep(1)  # so old may be what a node knows of the others
+    await until_owned(left)
+    while rows(database_url, loaded, (node,)):
+        assert not rows(database_url, given, (node,))
+        await asyncio.sleep(0.02)
+
+
+async def until_owned(app: perdure.App) -> perdure.Run:
+    """Start runs until ``app`` owns one, and only that goes on."""
+    while True:
+        run = await app.start("wide")
+        if _owned_by(app, run):
+            return run
+        await app.cancel(run.run_id)
+
+
+async def test_what_has_the_leave_of_its_rate_begins_where_it_asked(database_url: str, nodes: AsyncExitStack) -> None:
+    for _ in range(2):
+        app = new_app(database_url, concurrency=1)
+        recorder(app, "work", 0.2, rate="100/s")
+        await nodes.enter_async_context(app.node(views=False))
+    await until_even(database_url, 2)
+    await app.register(workflow("wide", *[task(f"t{n}", type="work") for n in range(4)]))
+    run = await app.start("wide")
+    await run.result(timeout=10)
+    assert len({fact["node"] for fact in facts(database_url, run.run_id, "TaskStarted")}) == 1
+
+
 def _owned_by(app: perdure.App, run: perdure.Run) -> bool:
     return shard_of(run.run_id) in node_of(app).leases.shards
 
@@ -253,6 +308,29 @@ async def test_a_delivery_at_most_once_holds_on_another_node(database_url: str, 
             await run.result(timeout=10)
         assert story(database_url, run.run_id).count("TaskStarted b 1") == 1
         assert "TaskScheduled b 2" not in story(database_url, run.run_id)
+
+
+async def test_what_waits_on_another_node_and_is_cancelled_is_not_called(
+    database_url: str, nodes: AsyncExitStack
+) -> None:
+    left = await join(nodes, database_url, "left")
+    right = new_app(database_url, concurrency=2)
+    calls = recorder(right, "right", 3.0)
+    await nodes.enter_async_context(right.node(views=False))
+    await until_even(database_url, 2)
+    await left.register(workflow("wide", *[task(f"t{n}", type="right") for n in range(2)]), allow_unknown_types=True)
+    await until_owned(right)
+    await until(lambda: len(calls.tasks) == 2)
+    # How much right has of its own is told at its next renewal.
+    run = await until_owned(left)
+    given = "select from perdure.assignments where run = %s"
+    await until(lambda: rows(database_url, given, (run.run_id,)))
+    await asyncio.sleep(0.2)
+    await left.cancel(run.run_id)
+    with pytest.raises(perdure.RunCancelled):
+        await run.result(timeout=2)
+    await asyncio.sleep(3.5)
+    assert run.run_id not in {called.run_id for called in calls.tasks}
 
 
 # Shards that move

@@ -82,6 +82,18 @@ async def test_whoever_was_taken_over_can_append_no_more_not_even_to_a_new_strea
         await its.renew()
 
 
+async def test_who_was_taken_for_dead_learns_it_though_it_has_no_shard(cluster: Cluster) -> None:
+    for _ in range(64):
+        await (await cluster.join())[1].renew()
+    node, last = await cluster.join()
+    await last.renew()
+    assert not last.shards
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute("update perdure.nodes set epoch = epoch + 1 where node = %s", (node,))
+    with pytest.raises(FenceLost, match="was taken for dead"):
+        await last.renew()
+
+
 async def test_a_lease_that_ran_out_is_renewed_if_nobody_took_it(cluster: Cluster) -> None:
     node, leases = await cluster.join()
     await leases.renew()

@@ -3,17 +3,20 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
 from acceptance.checker import check, read_history
 from applications import new_app, recorder, story, task, until, workflow
-from logs import rows
+from logs import opened, rows
 
 import perdure
 from perdure_engine.errors import TaskTypeRefused
-from perdure_engine.limits import parse_rate
+from perdure_engine.limits import Rates, parse_rate
+from perdure_eventstore.session import Session
 
 pytestmark = pytest.mark.every_postgres
 
@@ -209,3 +212,31 @@ async def test_a_task_that_is_interrupted_and_begun_again_has_its_permit(databas
         for run in runs:
             assert await run.result(timeout=10) == {"a": 2}
     assert rows(database_url, "select count(*) from perdure.permits") == [(0,)]
+
+
+async def test_a_key_that_has_no_permit_left_holds_up_no_other(database_url: str) -> None:
+    gauge = Gauge()
+    app = gauged(database_url, gauge, 0.2)
+    keyed: dict[str, Any] = {"concurrency": {"key": "{{key}}", "limit": 1}, "inputs": {"key": "{{key}}"}}
+    async with app.node(views=False):
+        await app.register(wide(600, **keyed))
+        await app.register(workflow("one", task("t", **keyed)))
+        many = await app.start("wide", {"key": "a"})
+        await until(lambda: gauge.times["a"])
+        one = await app.start("one", {"key": "b"})
+        await one.result(timeout=5)
+        assert len(gauge.times["a"]) < 100
+        await app.cancel(many.run_id)
+
+
+async def test_what_waits_for_its_rate_and_is_another_nodes_by_then_takes_no_slot(database_url: str) -> None:
+    begun, rate = list[str](), parse_rate("1/s")
+    async with opened(database_url) as engine:
+        session = Session(engine)
+        rates = Rates(session, "perdure")
+        for name, run in (("gone", UUID(int=1)), ("kept", UUID(int=2))):
+            rates.ask("work", rate, run, partial(begun.append, name))
+        rates.forget(lambda run: run == UUID(int=1))
+        await rates.grant()
+        await session.close()
+    assert begun == ["kept"]

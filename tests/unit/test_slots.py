@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure_engine import slots as module
+from perdure_engine.dispatch import Choice
 from perdure_engine.slots import PRIORITY_SECONDS, Slots
 
 RUN = UUID(int=1)
@@ -125,3 +126,19 @@ def test_slots_are_never_lost_and_never_too_many(limit: int, steps: list[tuple[s
         assert slots.waiting == waiting
         assert running.count("a") <= 1
         assert not slots.free or not waiting or "a" in running
+
+
+def test_who_may_begin_elsewhere_leaves_in_its_turn() -> None:
+    slots, moved = Slots(1), list[tuple[str, Choice]]()
+    take(slots, "first")
+    choice = Choice(UUID(int=3), at_most_once=False)
+    slots.take("t", 0, RUN, lambda: None, lambda given: moved.append(("low", given)))
+    slots.take("t", 1, RUN, lambda: None, lambda given: moved.append(("high", given)))
+    slots.take("here", 5, None, lambda: None)
+    assert slots.movable() == ["t"]
+    slots.moved("t")(choice)
+    slots.moved("t")(choice)
+    assert moved == [("high", choice), ("low", choice)]
+    assert (slots.movable(), slots.waiting) == ([], 1)
+    slots.give_back("t")
+    assert (place := slots.next()) is not None and place.type == "here"
