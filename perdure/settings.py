@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     lease: float = Field(default=10.0, ge=0.5)
     """How long the runs of a dead node wait for another."""
     stop: float = Field(default=10.0, gt=0)
-    """How long a clean stop may take: what has not ended by then is left to be interrupted."""
+    """How long a clean stop may take: handlers get three quarters of it, and recording what came of them the rest."""
     poll: float = Field(default=5.0, gt=0)
     """How long a lost hint can delay an event."""
     patience: float = Field(default=10.0, ge=0)
