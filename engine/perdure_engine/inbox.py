@@ -31,8 +31,9 @@ COMMANDS: Mapping[str, Callable[[datetime, str], RunCommand]] = {
 class Letter(NamedTuple):
     """One inbox row.
 
-    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt), "attempt" (what came of
-    one on another node), "schedule" (there may be one that nobody here knows of), or a command of ``COMMANDS`` (``detail`` has its reason).
+    ``kind`` is "event" (a published event, ``event`` its stream), "started" (a run to adopt), "schedule" (there may be
+    one that nobody here knows of), "attempt" (what came of one on another node), or a command of ``COMMANDS``
+    (``detail`` has its reason).
     """
 
     id: int
