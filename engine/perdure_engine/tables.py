@@ -60,6 +60,13 @@ nodes = Table(
         comment="How many attempts it executes at once.",
     ),
     Column(
+        "load",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="How many attempts of its own runs it executes or has waiting, as of its last renewal.",
+    ),
+    Column(
         "at_most_once",
         ARRAY(Text),
         nullable=False,

@@ -54,6 +54,8 @@ log = structlog.get_logger(__name__)
 
 _FOREVER = float("inf")
 _SWEEP = 300.0
+_SHARE_FROM = 32
+"""Fewer appends are not worth a commit each."""
 _ASK_AGAIN = 0.25
 """Seconds between two looks whether another node's attempt gave a permit back."""
 _ON_THE_WAY = 5.0
@@ -96,7 +98,9 @@ class Tenure:
         self.leases = Leases(self._lease_session, self.node_id, types, settings.concurrency, schema, settings.lease)
         fence = self.node_id, self.leases.epoch
         statement = WorkStatement(schema, *fence)
-        self.appender = Appender(engine, statement, patience=_FOREVER, schema=schema, vault=vault)
+        self.appender = Appender(
+            engine, statement, patience=_FOREVER, schema=schema, vault=vault, share_from=_SHARE_FROM
+        )  # fmt: skip
         self.feed = feed
         self.registry = Registry(self._session, self.appender, schema)
         inbox = Inbox(self._session, fence, schema, vault)

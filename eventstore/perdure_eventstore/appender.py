@@ -26,10 +26,6 @@ MAX_BYTES = 64 * 1024 * 1024
 LANES = 2
 """Statements under way at once: while one is at the disk, what comes of the other is decided and packed."""
 
-SHARED = 32
-"""From so many waiting on, lanes that are free share them: one would leave the others, and then Python, with nothing to
-do. Fewer are not worth a commit each."""
-
 HINT_INTERVAL = 0.005
 """Seconds between two notifications: at the rate of commits they would cost more than they save."""
 
@@ -68,8 +64,12 @@ class Appender:
         patience: float = 10.0,
         schema: str = "perdure",
         vault: "Vault | None" = None,
+        share_from: int | None = None,
     ) -> None:
         """``patience`` is how many seconds an append waits for a database that cannot be reached.
+
+        From ``share_from`` waiting entries on, lanes that are free share them; without it the first takes them all. It
+        pays where much is to be decided between two appends: what goes to the disk at once comes back at once.
 
         With a ``vault``, payloads are encrypted, but for those of appends ``in_the_clear``.
         """
@@ -84,7 +84,7 @@ class Appender:
         self._submitted = self._answered = 0
         self._drains: list[tuple[int, asyncio.Future[None]]] = []
         self._closed = False
-        self._idle = LANES
+        self._share_from, self._idle = share_from, LANES
         """Lanes with nothing under way."""
 
     def submit(self, entry: Entry, tell: Tell) -> None:
@@ -198,7 +198,7 @@ class Appender:
         """The next batch: what waits, or a free lane's share of it, up to MAX_EVENTS and MAX_BYTES."""
         count, events, size = 0, 0, 0
         most = len(self._queue)
-        if most >= SHARED and not everything:
+        if self._share_from is not None and most >= self._share_from and not everything:
             most = math.ceil(most / self._idle)
         for waiting in self._queue[:most]:
             if count and not everything and (events + waiting.events > MAX_EVENTS or size + waiting.bytes > MAX_BYTES):

@@ -389,3 +389,11 @@ async def test_callers_are_held_back_while_too_much_waits(
         assert len(await asyncio.gather(*appending)) == 52
         assert appender.waiting == 0
     assert await total(engine) == 53
+
+
+async def test_where_asked_for_free_lanes_share_what_waits(engine: AsyncEngine) -> None:
+    for count, sizes in ((31, [31]), (200, [100, 100])):
+        statement = Counted()
+        async with running(engine, statement=statement, share_from=32) as appender:
+            assert all(isinstance(a, Appended) for a in await together(appender, *[new_stream() for _ in range(count)]))
+        assert statement.sizes == sizes
