@@ -1,7 +1,7 @@
 """Attempts that this node executes for the owners of runs held elsewhere (see ``dispatch``)."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -155,7 +155,8 @@ class Assignments:
     async def flush(self) -> None:
         """Tell the owners what came of their attempts."""
         while self._results:
-            results, sealed = await self._sealed(self._results[:500])
+            results = self._results[:500]
+            sealed = [await self._sealed(each) for each in results]
             parameters = (
                 [key[0] for key, _, _ in results], [key[1] for key, _, _ in results],
                 [attempt for _, attempt, _ in results], [result.detail.decode() for result in sealed],
@@ -236,23 +237,14 @@ class Assignments:
             return event.inputs or NULL
         raise LookupError(f"run {row.run} has no version {version}")
 
-    async def _sealed(self, results: Sequence[_Ended]) -> tuple[list[_Ended], list[Result]]:
-        """Those of ``results`` that can be encrypted, or need not be, and what they become.
-
-        One that cannot is told as an interruption, which has nothing to hide: its task is tried again.
-        """
-        ready: list[_Ended] = []
-        sealed: list[Result] = []
-        for key, attempt, command in results:
-            try:
-                sealed.append(await self._seal(key[0], write_result(command)))
-                ready.append((key, attempt, command))
-            except VaultError as error:
-                log.error("what came of an attempt cannot be encrypted", run=str(key[0]), task=key[1], error=str(error))
-                interrupted = InterruptAttempt(at=self._now(), task_id=key[1], attempt=attempt)
-                sealed.append(write_result(interrupted))
-                ready.append((key, attempt, interrupted))
-        return ready, sealed
+    async def _sealed(self, ended: _Ended) -> Result:
+        """What is told of it. What cannot be encrypted is told as an interruption, which has nothing to hide."""
+        key, attempt, command = ended
+        try:
+            return await self._seal(key[0], write_result(command))
+        except VaultError as error:
+            log.error("what came of an attempt cannot be encrypted", run=str(key[0]), task=key[1], error=str(error))
+            return write_result(InterruptAttempt(at=self._now(), task_id=key[1], attempt=attempt))
 
     async def _seal(self, run: UUID, result: Result) -> Result:
         if self._vault is None or result.payload is None:

@@ -156,10 +156,10 @@ class Placement:
 
     def _spread(self) -> None:
         """Have other nodes begin what waits for a slot of this one, as far as they have room."""
-        if self._closed:
+        if self._closed or self.slots.free > 0:
+            # Who waits for the limit of a type alone goes on waiting: how full that is elsewhere is not known.
             return
-        for type_ in self.slots.movable() if self.slots.free <= 0 else ():
-            # Whose type alone is full waits: how full it is elsewhere is not known.
+        for type_ in self.slots.movable():
             while type_ in self.slots.movable() and (choice := self.dispatch.choose(type_)) is not None:
                 self.slots.moved(type_)(choice)
 

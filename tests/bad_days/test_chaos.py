@@ -8,16 +8,9 @@ import pytest
 from acceptance.forks import ForkServer, fork_server
 from bad_days.chaos import Chaos
 from bad_days.node_chaos import NodeChaos
-from bad_days.servers import VERSIONS, Servers, Version, binaries
+from bad_days.servers import Servers, Version
 
 SECONDS = 2.0
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    servers = Servers()
-    yield servers
-    servers.close()
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +21,9 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
         yield server
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 def test_whatever_happens_to_processes_and_server_the_log_keeps_what_it_said(
     version: Version, servers: Servers, forks: ForkServer, tmp_path: Path
 ) -> None:
-    if not binaries(version).is_dir():
-        pytest.skip("Debian's postgresql-15 is not installed")
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     with servers.running(version) as server:
@@ -42,12 +32,9 @@ def test_whatever_happens_to_processes_and_server_the_log_keeps_what_it_said(
     assert verdict.counts["appends acknowledged"] > 0
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 def test_whatever_happens_to_nodes_and_server_each_run_ends_as_its_definition_says(
     version: Version, servers: Servers, forks: ForkServer, tmp_path: Path
 ) -> None:
-    if not binaries(version).is_dir():
-        pytest.skip("Debian's postgresql-15 is not installed")
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     with servers.running(version) as server:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
@@ -18,6 +18,7 @@ from acceptance.checker import History, Told, assert_kept, read_history
 from acceptance.databases import cloned
 from acceptance.forks import ForkServer, fork_server
 from acceptance.run_checker import END_OF_ATTEMPT, data_of
+from bad_days.places import NOWHERE, Place
 
 from perdure_engine.identity import run_for_event
 
@@ -28,16 +29,6 @@ TRANSITIONS = {
     "DefinitionRegistered", "EventPublished", "EventRouted", "RunStarted", "TaskScheduled", "TaskStarted",
     "TaskCompleted", "TaskFailed", "EventLatched", "WaitExpired", "TaskSkipped", "RunCompleted",
 }  # fmt: skip
-
-
-class Place(NamedTuple):
-    """``where`` an append that holds ``transition``: before it is sent, uncommitted, or after it is committed."""
-
-    where: str
-    transition: str
-
-
-NOWHERE = Place("", "")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 from uuid import uuid4
 
 import orjson
@@ -12,6 +11,7 @@ import pytest
 from acceptance import timetable
 from acceptance.databases import cloned
 from acceptance.forks import ForkServer, fork_server
+from bad_days.places import NOWHERE, Place
 from logs import rows
 from scheduling import fired, runs
 
@@ -19,14 +19,6 @@ AT_ONCE = 4
 HOURS = [f"{due:%H}" for due in timetable.TIMES]
 PLACES = {"ScheduleSet", "BackfillRequested", "BackfillPlanned"}
 PLACES |= {f"{type_} {hour}" for type_ in ("RunStarted", "ScheduleFired") for hour in HOURS}
-
-
-class Place(NamedTuple):
-    where: str
-    transition: str
-
-
-NOWHERE = Place("", "")
 
 
 @pytest.fixture(scope="module")
