@@ -162,9 +162,10 @@ async def test_a_booking_whose_result_was_on_its_way_when_its_runs_owner_died_is
         await left.register(ELSEWHERE, allow_unknown_types=True)
         monkeypatch.setattr(tenure_of(left).reaching._inbox, "read", lambda shards: _nothing())
         runs = [await left.start("elsewhere") for _ in range(16)]
-        await until(lambda: rows(database_url, "select from perdure.inbox where kind = 'attempt'"))
-        await asyncio.sleep(0.3)
-        assert rows(database_url, "select from perdure.inbox where kind = 'attempt'")
+        of_left = {each.run_id for each in runs} & tenure_of(left).holder._held.keys()
+        assert of_left
+        came = "select run from perdure.inbox where kind = 'attempt'"
+        await until(lambda: of_left <= {run for (run,) in rows(database_url, came)})
         if late is not None:
             original = getattr(*late)
 
