@@ -16,6 +16,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 254  # as deep as orjson writes
 _NUL: Final = b"\\u0000"
 # Dates, dataclasses and subclasses would be rewritten on the way: they are refused, not guessed.
+_ORJSON_BUFFER: Final = 1024
 _EXACT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
@@ -50,7 +51,8 @@ class Json:
         if (b"null" in text or _NUL in text) and (why := _why_not(value)):
             raise PayloadRefused(why)
         _check_size(text, limit)
-        return cls(text)
+        # orjson writes into a kilobyte and gives it back shortened in place: kept, a short text would hold up all of it.
+        return cls(b"%b" % text if len(text) < _ORJSON_BUFFER else text)
 
     @classmethod
     def parse(cls, text: bytes | str, limit: int = MAX_BYTES) -> "Json":
