@@ -32,6 +32,7 @@ class Codec:
         self.version: int = event_type.SCHEMA_VERSION
         hints = get_type_hints(event_type, include_extras=True)
         self.payload_fields = payload_fields(event_type)
+        self._writers = [(name, b'"' + name.encode() + b'":', is_json) for name, is_json in self.payload_fields.items()]
         self._readers: dict[str, Callable[[msgspec.Raw], Any]] = {
             name: _read_json if is_json else _text for name, is_json in self.payload_fields.items()
         }
@@ -45,8 +46,8 @@ class Codec:
             return NewEvent(self.type, _encode(event), None, metadata, self.version, id_)
         payload = b",".join(
             [
-                b'"' + field.encode() + b'":' + (value.text if is_json else _encode(value))
-                for field, is_json in self.payload_fields.items()
+                name + (value.text if is_json else _encode(value))
+                for field, name, is_json in self._writers
                 if (value := getattr(event, field)) is not None
             ]
         )

@@ -197,7 +197,7 @@ class HeldRun:
             self.armed_at,
             paused=before.paused,
             parked=parked if parked != (before.is_parked and before.status != "new") else None,
-            tasks=before.definition.tasks,
+            definition=before.definition,
         )
         assigned = self._owner.placement.assigned(self, events)
         if assigned:
@@ -250,7 +250,7 @@ class HeldRun:
                 # Nobody knows this run yet but who starts it, and is told.
                 raise
             log.exception("a command could not be decided", run=str(self.run_id), command=type(command).__name__)
-            events, state, raised = fail_instead(state, command, error)
+            events, state, raised = fail_instead(state, command, error, self._owner.now())
             for another in raised:
                 log.error("nor could its failure", run=str(self.run_id), exc_info=another)
             return events, state

@@ -195,7 +195,8 @@ class Holder:
         if command.kind != "start" or command.task_id not in state.definition.tasks:
             return command
         spec = state.definition.tasks[command.task_id]
-        policy = spec.retry or (self._types.get(spec.type).retry if spec.type in self._types else None) or DEFAULT
+        type_ = self._types.find(spec.type)
+        policy = spec.retry or (None if type_ is None else type_.retry) or DEFAULT
         due = retry_at(policy, state.task(spec.task_id).failures + 1, command.at)
         return msgspec.structs.replace(command, max_attempts=policy.attempts, retry_at=due)
 
@@ -228,6 +229,8 @@ class Holder:
     def committed(self, run: HeldRun, events: Sequence[e.RunEvent]) -> None:
         for event in events:
             match event:
+                case e.TaskCompleted():
+                    continue
                 case e.TaskStarted() if event.node == self.node_id:
                     self._attempts.start(self._order(run, event), OwnRun(run, self.placement.free, self._exactly_once))
                 case e.TaskStarted():

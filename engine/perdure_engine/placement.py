@@ -1,7 +1,6 @@
 """Where scheduled tasks begin: in a slot of this node, or on another node that has their type."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -25,7 +24,6 @@ class Placement:
     def __init__(
         self,
         node: UUID,
-        now: Callable[[], datetime],
         slots: Slots,
         dispatch: Dispatch,
         types: TaskTypes,
@@ -35,7 +33,7 @@ class Placement:
     ) -> None:
         self._permits, self._rates = permits, rates
         self.slots, self.dispatch = slots, dispatch
-        self._node, self._now, self._types, self._leases = node, now, types, leases
+        self._node, self._types, self._leases = node, types, leases
         self._closed = self._pumping = False
         dispatch.begin, dispatch.spread, dispatch.is_full = self._begin_away, self._spread, lambda: slots.waiting > 0
         self._restrict()
@@ -63,7 +61,7 @@ class Placement:
         move = partial(self._begin_away, run, task_id)
         if not self.admit(spec, run.run_id, partial(self._begin, run, task_id), move):
             return None
-        return self._here(run, task_id)
+        return self._here(spec)
 
     def admit(
         self,
@@ -76,8 +74,8 @@ class Placement:
 
         Or have ``move`` called, with another node that has room. ``run`` is the task's run, if that is held here.
         """
-        rate = self._types.get(spec.type).rate if spec.type in self._types else None
-        if rate is None:
+        type_ = self._types.find(spec.type)
+        if type_ is None or (rate := type_.rate) is None:
             is_taken = self.slots.take(spec.type, spec.priority, run, begin, move)
             if not is_taken and move is not None and self.slots.free <= 0:
                 self.dispatch.overflow()
@@ -172,17 +170,17 @@ class Placement:
             begin()
 
     def _begin(self, run: HeldRun, task_id: str) -> None:
-        run.tell(self._here(run, task_id))
+        run.tell(self._here(run.state.definition.tasks[task_id]))
 
-    def _here(self, run: HeldRun, task_id: str) -> BeginAttempt:
-        spec = run.state.definition.tasks[task_id]
-        delivery = spec.delivery or (self._types.get(spec.type).delivery if spec.type in self._types else None)
+    def _here(self, spec: TaskSpec) -> BeginAttempt:
+        type_ = self._types.find(spec.type)
+        delivery = spec.delivery or (None if type_ is None else type_.delivery)
         once = delivery == "at_most_once"
-        return BeginAttempt(at=self._now(), task_id=task_id, node=self._node, at_most_once=once)
+        return BeginAttempt(task_id=spec.task_id, node=self._node, at_most_once=once)
 
     def _away(self, spec: TaskSpec, choice: Choice) -> BeginAttempt:
         once = choice.at_most_once if spec.delivery is None else spec.delivery == "at_most_once"
-        return BeginAttempt(at=self._now(), task_id=spec.task_id, node=choice.node, at_most_once=once)
+        return BeginAttempt(task_id=spec.task_id, node=choice.node, at_most_once=once)
 
     def _restrict(self) -> None:
         for name, type_ in self._types.items():

@@ -64,7 +64,7 @@ def key_is_open(workflow_id: str, key: str | None) -> str:
 def start_append(state: RunState, command: StartRun, armed_at: int | None = None) -> Append:
     """What records the start and what follows from it; the shard's owner is told to go on."""
     events, state = advance(state, command)
-    work = work_of(state.run_id, events, armed_at, parked=state.is_parked, tasks=state.definition.tasks)
+    work = work_of(state.run_id, events, armed_at, parked=state.is_parked, definition=state.definition)
     work["inbox"] = [{"run": state.run_id, "shard": shard_of(state.run_id), "kind": "started", "event": None}]
     return Append(state.run_id, NO_STREAM, [encode(event, b"{}") for event in events], work, announce=True)
 

@@ -35,6 +35,10 @@ class TaskTypes:
         except KeyError:
             raise UnknownTaskType(name, self.names()) from None
 
+    def find(self, name: str) -> TaskType | None:
+        """The type of this name, if there is one."""
+        return self._types.get(name)
+
     def is_builtin(self, name: str) -> bool:
         """Whether Perdure's own handler stands behind ``name``."""
         return name in self._builtin

@@ -112,7 +112,7 @@ class Tenure:
         dispatch = Dispatch(self._session, fence, schema, self._unplaced.set)
         self.permits, self.rates = Permits(self._session, fence, schema), Rates(self._session, schema)
         placement = Placement(
-            self.node_id, self.now, Slots(settings.concurrency), dispatch, types, self.leases, self.permits, self.rates
+            self.node_id, Slots(settings.concurrency), dispatch, types, self.leases, self.permits, self.rates
         )
         self.holder = Holder(
             Identity(self.node_id, orjson.dumps({"node": str(self.node_id)}), self.now),

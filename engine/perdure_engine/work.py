@@ -1,13 +1,13 @@
 """The working set: rows that commit in the statement that appends the events which cause them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from perdure_engine.definitions.definition import TaskSpec
+from perdure_engine.definitions.definition import Definition
 from perdure_engine.identity import shard_of
 from perdure_engine.run import events as e
 from perdure_eventstore.append import Append, Statement
@@ -43,15 +43,16 @@ def work_of(  # noqa: C901 - a line a type
     *,
     paused: bool = False,
     parked: bool | None = None,
-    tasks: Mapping[str, TaskSpec] | None = None,
+    definition: Definition | None = None,
 ) -> Rows:
     """What ``events`` of ``run`` change in the working set.
 
     ``armed_at`` is the position from which its waits count, where that is not RunStarted's own; ``paused`` whether the
-    run was before; ``parked`` whether it is from now on, None if that is as it was. Where its definition's ``tasks``
-    are not known, timers are cleared that may not be there.
+    run was before; ``parked`` whether it is from now on, None if that is as it was. Where its ``definition``
+    is not known, timers are cleared that may not be there.
     """
     rows: Rows = {}
+    tasks = None if definition is None else definition.tasks
     for event in events:
         match event:
             case e.TaskStarted():
@@ -93,7 +94,7 @@ def work_of(  # noqa: C901 - a line a type
     if "closed" in rows:
         # What would be written only to be deleted again.
         rows = {"closed": rows["closed"]}
-    if tasks is not None and (released := _released(run, events, tasks, paused)):
+    if definition is not None and definition.has_keys and (released := _released(run, events, definition, paused)):
         rows["released"] = released
     return rows
 
@@ -102,7 +103,7 @@ _ENDS_OF_ATTEMPTS = (e.TaskCompleted, e.TaskFailed, e.TaskTimedOut, e.TaskInterr
 
 
 def _released(
-    run: UUID, events: Sequence[e.RunEvent], tasks: Mapping[str, TaskSpec], paused: bool
+    run: UUID, events: Sequence[e.RunEvent], definition: Definition, paused: bool
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The permits of attempts that ended; an import has none.
 
@@ -110,7 +111,7 @@ def _released(
     """
     ended: dict[str, bool] = {}
     for event in events:
-        if isinstance(event, _ENDS_OF_ATTEMPTS) and tasks[event.task_id].concurrency is not None:
+        if isinstance(event, _ENDS_OF_ATTEMPTS) and definition.tasks[event.task_id].concurrency is not None:
             ended[event.task_id] = True
         elif isinstance(event, e.TaskScheduled) and event.task_id in ended:
             ended[event.task_id] = paused

@@ -51,7 +51,7 @@ class Json:
         if (b"null" in text or _NUL in text) and (why := _why_not(value)):
             raise PayloadRefused(why)
         _check_size(text, limit)
-        # orjson writes into a kilobyte and gives it back shortened in place: kept, a short text would hold up all of it.
+        # orjson writes into a kilobyte and shortens that in place: a short text, kept, would hold up all of it.
         return cls(b"%b" % text if len(text) < _ORJSON_BUFFER else text)
 
     @classmethod

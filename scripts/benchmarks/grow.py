@@ -31,7 +31,7 @@ async def fill(app: perdure.App, events: int) -> None:
             state, made = new_run(definition, new_id()), list[RunEvent]()
             commands: list[c.RunCommand] = [c.StartRun(at=AT, input=Json.of({"steps": STEPS}))]
             for i in range(STEPS):
-                commands.append(c.BeginAttempt(at=AT, task_id=f"step-{i}", node=node))
+                commands.append(c.BeginAttempt(task_id=f"step-{i}", node=node))
                 commands.append(
                     c.CompleteAttempt(at=AT, task_id=f"step-{i}", attempt=1, output=Json.of({"status": "ok", "id": i}))
                 )

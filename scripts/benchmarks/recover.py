@@ -39,7 +39,7 @@ def half_done(definition: Definition) -> Append:
     """A run of 20 events, the last of them a start on a node that is dead."""
     commands: list[c.RunCommand] = [c.StartRun(at=AT, input=Json.of({}))]
     for i in range(STEPS):
-        commands.append(c.BeginAttempt(at=AT, task_id=f"s{i}", node=DEAD))
+        commands.append(c.BeginAttempt(task_id=f"s{i}", node=DEAD))
         if i < STEPS - 1:
             commands.append(c.CompleteAttempt(at=AT, task_id=f"s{i}", attempt=1, output=Json.of({"id": i})))
     return written(new_run(definition, new_id()), commands)
@@ -52,7 +52,7 @@ def written(state: RunState, commands: list[c.RunCommand]) -> Append:
     for command in commands:
         made, state = advance(state, command)
         events += made
-    work = work_of(run, events, parked=state.is_parked, tasks=state.definition.tasks)
+    work = work_of(run, events, parked=state.is_parked, definition=state.definition)
     return Append(run, NO_STREAM, [encode(event, b"{}") for event in events], work)
 
 

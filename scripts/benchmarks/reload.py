@@ -42,7 +42,7 @@ async def write_run(app: perdure.App, tasks: int) -> tuple[UUID, RunState]:
     node, head = new_id(), NO_STREAM
     commands: list[RunCommand] = [StartRun(at=AT, input=Json.of({}))]
     for n in range(tasks - 1):
-        commands.append(BeginAttempt(at=AT, task_id=f"t{n}", node=node))
+        commands.append(BeginAttempt(task_id=f"t{n}", node=node))
         commands.append(CompleteAttempt(at=AT, task_id=f"t{n}", attempt=1, output=Json.of({"done": n})))
     events: list[Any] = []
     for command in commands:

@@ -30,7 +30,7 @@ async def fill(app: perdure.App, timers: int, seconds: float) -> float:
             at, run = datetime.now(UTC), new_id()
             start = c.StartRun(at=at, input=Json.of({"seconds": max(0.001, due - at.timestamp())}))
             events, state = advance(new_run(definition, run), start)
-            work = work_of(run, events, parked=state.is_parked, tasks=definition.tasks)
+            work = work_of(run, events, parked=state.is_parked, definition=definition)
             appends.append(Append(run, NO_STREAM, [encode(event, b"{}") for event in events], work))
         await asyncio.gather(*map(app.client.appender.append, appends))
     return due

@@ -54,7 +54,7 @@ class Story:
         self.state = advance(self.state, command)[1]
         while ready := [id_ for id_, task in self.state.tasks.items() if task.status == "scheduled"]:
             for id_ in ready:
-                self.state = advance(self.state, c.BeginAttempt(at=AT, task_id=id_, node=NODE))[1]
+                self.state = advance(self.state, c.BeginAttempt(task_id=id_, node=NODE))[1]
                 self.state = advance(self.state, self._end(id_, self.state.task(id_).attempt))[1]
 
     def _end(self, task_id: str, attempt: int) -> c.RunCommand:

@@ -69,6 +69,7 @@ def _compiled(draft: Draft, text: bytes, entries: frozenset[str], warnings: tupl
         fail_fast=draft.fail_fast,
         output=draft.output,
         deadline=draft.deadline,
+        has_keys=any(task.concurrency is not None for task in tasks.values()),
         warnings=warnings,
     )
 
@@ -96,6 +97,7 @@ def _spec(task: TaskDraft, events: _Events) -> TaskSpec:
     clauses = tuple(
         Clause(clause.ends, tuple(events.number(event, in_root) for event in clause.events)) for clause in task.clauses
     )
+    varies = task.when is not None or task.delay is not None or task.concurrency is not None
     return TaskSpec(
         task_id=task.task_id,
         type=task.type,
@@ -112,6 +114,7 @@ def _spec(task: TaskDraft, events: _Events) -> TaskSpec:
         concurrency=task.concurrency,
         priority=task.priority,
         proceed_on_failure=task.proceed_on_failure,
+        fixed_inputs=None if varies else task.inputs.constant,
         handles=frozenset(
             end.task_id for clause in clauses for end in clause.ends if end.on == "failed" and end.task_id is not None
         ),

@@ -12,6 +12,7 @@ import msgspec
 
 from perdure_engine.faults import Fault
 from perdure_engine.templates import Expression, Template
+from perdure_eventstore.door import Json
 
 On = Literal["completed", "failed", "skipped", "done", "ended"]
 """Which ends of a task hold: ``done`` is completed or skipped, ``ended`` is any."""
@@ -101,6 +102,8 @@ class TaskSpec(msgspec.Struct, frozen=True):
     """Who waits for a slot goes before those of a lower priority, though not for ever."""
     proceed_on_failure: bool = False
     """``on_failure: continue``: a failure counts as done."""
+    fixed_inputs: Json | None = None
+    """Its inputs, if neither they nor anything else about it depends on the run: then nothing has to be resolved."""
     handles: frozenset[str] = frozenset()
     """The tasks whose ``T.failed`` triggers this one: when it completes, their failure is handled."""
 
@@ -154,5 +157,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     output: Template | None = None
     deadline: float | None = None
     """Seconds a run may take from its start; None is for ever."""
+    has_keys: bool = False
+    """Whether any of its tasks has a concurrency key."""
     warnings: tuple[Fault, ...] = ()
     """What may be a mistake, in document order."""

@@ -34,8 +34,8 @@ class ReceiveEvent(Command, frozen=True, kw_only=True):
     key: str | None = None
 
 
-class BeginAttempt(Command, frozen=True, kw_only=True):
-    """A slot on ``node`` is free for this scheduled task. ``at_most_once`` is its delivery there."""
+class BeginAttempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A slot on ``node`` is free for this scheduled task, whenever. ``at_most_once`` is its delivery there."""
 
     task_id: str
     node: UUID

@@ -7,6 +7,7 @@ from perdure_engine.definitions.definition import EventTrigger
 from perdure_engine.definitions.names import ANY_COMPLETION
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
+from perdure_engine.run.evolve import evolve
 from perdure_engine.run.matching import matching_triggers
 from perdure_engine.run.progress import Progress
 from perdure_engine.run.state import Occurrence, RunState, TaskState
@@ -26,12 +27,11 @@ def decide(state: RunState, command: c.RunCommand) -> list[e.RunEvent]:
 
 def advance(state: RunState, command: c.RunCommand) -> tuple[list[e.RunEvent], RunState]:  # noqa: C901 - a line a type
     """``decide``, and the state that its events lead to."""
+    if isinstance(command, c.BeginAttempt):
+        # Nothing follows from a beginning, and this is every second command.
+        return _begin(state, command)
     progress = Progress(state, command.at)
     match command:
-        case c.BeginAttempt():
-            _begin(progress, command)
-            # Nothing follows from a beginning, and this is every second command.
-            return progress.events, progress.state
         case c.CompleteAttempt():
             _complete(progress, command)
         case c.StartRun():
@@ -98,14 +98,14 @@ def _later(at: datetime, seconds: float | None) -> datetime | None:
     return None if seconds is None else at + timedelta(seconds=seconds)
 
 
-def _begin(progress: Progress, command: c.BeginAttempt) -> None:
-    state, task = progress.state, progress.state.task(command.task_id)
-    if task.status == "scheduled" and state.status == "open" and not state.paused:
-        progress.record(
-            e.TaskStarted(
-                task_id=command.task_id, attempt=task.attempt, node=command.node, at_most_once=command.at_most_once
-            )
-        )
+def _begin(state: RunState, command: c.BeginAttempt) -> tuple[list[e.RunEvent], RunState]:
+    task = state.task(command.task_id)
+    if task.status != "scheduled" or state.status != "open" or state.paused:
+        return [], state
+    started = e.TaskStarted(
+        task_id=command.task_id, attempt=task.attempt, node=command.node, at_most_once=command.at_most_once
+    )
+    return [started], evolve(state, started)
 
 
 def _is_under_way(progress: Progress, task_id: str, attempt: int) -> bool:

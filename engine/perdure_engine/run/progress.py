@@ -128,6 +128,10 @@ class Progress:
 
     def _make_ready(self, task_id: str, event: Occurrence, clause: int) -> None:
         spec = self.state.definition.tasks[task_id]
+        if spec.fixed_inputs is not None:
+            # A value of its own: handlers are given what it parses to, and may well change that.
+            self.schedule(task_id, 1, Json(spec.fixed_inputs.text))
+            return
         scope = run_scope(self.state, event, spec.clauses[clause].events)
         try:
             if spec.when is not None:

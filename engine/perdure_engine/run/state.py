@@ -33,6 +33,9 @@ PENDING: Final = frozenset({"scheduled", "started", "interrupted"})
 ENDED: Final = frozenset({"completed", "failed", "skipped", "cancelled"})
 """The states a task never leaves."""
 
+OVER: Final = frozenset({"completed", "failed", "timed_out", "cancelled"})
+"""And those a run never leaves."""
+
 DEAD: Final = -1
 """What a clause lacks once it can no longer come true."""
 
@@ -106,7 +109,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def is_ended(self) -> bool:
         """Whether the run has ended, however."""
-        return self.status in ("completed", "failed", "timed_out", "cancelled")
+        return self.status in OVER
 
     @property
     def is_parked(self) -> bool:

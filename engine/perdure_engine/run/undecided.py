@@ -1,6 +1,7 @@
 """What is recorded when a decision raises, which it never should: a failure that people see, and no silence."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
@@ -11,7 +12,7 @@ from perdure_eventstore.door import Json
 
 
 def fail_instead(
-    state: RunState, command: c.RunCommand, error: Exception
+    state: RunState, command: c.RunCommand, error: Exception, at: datetime
 ) -> tuple[list[e.RunEvent], RunState, list[Exception]]:
     """In place of ``command``, whose decision raised ``error``: its attempt fails, or else its run, or else at once.
 
@@ -23,7 +24,7 @@ def fail_instead(
         # That it came is a fact all the same.
         first.append(e.EventIgnored(event=command.event, event_id=command.event_id, reason=_reason(command)))
         state = evolve(state, first[0])
-    for instead in _milder_first(command, error):
+    for instead in _milder_first(command, error, at):
         try:
             events, after = advance(state, instead)
         except Exception as another:
@@ -37,13 +38,11 @@ def fail_instead(
     return [*first, end], evolve(state, end), raised
 
 
-def _milder_first(command: c.RunCommand, error: Exception) -> Iterator[c.RunCommand]:
+def _milder_first(command: c.RunCommand, error: Exception, at: datetime) -> Iterator[c.RunCommand]:
     attempts = c.CompleteAttempt, c.FailAttempt, c.TimeOutAttempt, c.InterruptAttempt, c.CancelAttempt
     if isinstance(command, attempts):
-        yield c.FailAttempt(
-            at=command.at, task_id=command.task_id, attempt=command.attempt, error=_described(command, error)
-        )
-    yield c.StopRun(at=command.at, outcome="failed", reason=_reason(command))
+        yield c.FailAttempt(at=at, task_id=command.task_id, attempt=command.attempt, error=_described(command, error))
+    yield c.StopRun(at=at, outcome="failed", reason=_reason(command))
 
 
 def _reason(command: c.RunCommand) -> str:

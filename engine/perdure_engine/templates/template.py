@@ -11,6 +11,7 @@ from perdure_engine.templates.lexer import Unreadable, pieces
 from perdure_engine.templates.nodes import NOTHING, Constant, Node
 from perdure_engine.templates.paths import Reference
 from perdure_engine.templates.scope import Scope
+from perdure_eventstore.door import Json, PayloadRefused
 
 DEEPEST = 100
 """Levels a value with templates may have; what ``$literal`` holds may have more."""
@@ -29,6 +30,16 @@ class Template:
         What a template resolves to is data: it is never read for templates again.
         """
         return self.node.resolve(scope)
+
+    @property
+    def constant(self) -> Json | None:
+        """Its value, if that is the same in every scope. None as well for one that is no JSON: resolving says so."""
+        if not isinstance(self.node, Constant):
+            return None
+        try:
+            return Json.of(self.node.value)
+        except PayloadRefused:
+            return None
 
     @property
     def references(self) -> frozenset[Reference]:

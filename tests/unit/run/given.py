@@ -156,7 +156,7 @@ def receive(event: str, payload: Any = None, id_: UUID = MORE) -> c.ReceiveEvent
 
 
 def begin(task_id: str) -> c.BeginAttempt:
-    return c.BeginAttempt(at=AT, task_id=task_id, node=NODE)
+    return c.BeginAttempt(task_id=task_id, node=NODE)
 
 
 def complete(task_id: str, output: Any = None, attempt: int = 1) -> c.CompleteAttempt:

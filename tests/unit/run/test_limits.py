@@ -48,7 +48,7 @@ def start_due(task_id: str, *, max_attempts: int = 1) -> c.FireTimer:
 
 
 def begin_once(task_id: str) -> c.BeginAttempt:
-    return c.BeginAttempt(at=AT, task_id=task_id, node=RUN, at_most_once=True)
+    return c.BeginAttempt(task_id=task_id, node=RUN, at_most_once=True)
 
 
 def begun(definition: Any, task_id: str = "a") -> Given:
@@ -107,10 +107,10 @@ def test_a_delays_timer_is_set_and_cleared_with_the_events() -> None:
     definition = define(task("a", "go", delay="10s"))
     delayed = e.TaskDelayed(task_id="a", until=LATER)
     row = {"run": RUN, "timer": "delay:a", "shard": 1, "due": LATER}
-    assert work_of(RUN, [delayed], tasks=definition.tasks) == {"timers": [row]}
+    assert work_of(RUN, [delayed], definition=definition) == {"timers": [row]}
     gone = {"cleared": [{"run": RUN, "timer": "delay:a"}]}
-    assert work_of(RUN, [scheduled("a")], tasks=definition.tasks) == gone
-    assert work_of(RUN, [e.TaskCompleted(task_id="a", attempt=0)], tasks=definition.tasks) == gone
+    assert work_of(RUN, [scheduled("a")], definition=definition) == gone
+    assert work_of(RUN, [e.TaskCompleted(task_id="a", attempt=0)], definition=definition) == gone
 
 
 # Schedule to start
@@ -132,7 +132,7 @@ def test_one_that_started_in_time_is_left_alone() -> None:
     definition = define(task("a", "go", schedule_to_start="10s"))
     run = given(definition).when(start()).when(begin("a"))
     run.when(start_due("a")).then_nothing()
-    assert work_of(RUN, run.events, tasks=definition.tasks) == {"cleared": [{"run": RUN, "timer": "start:a"}]}
+    assert work_of(RUN, run.events, definition=definition) == {"cleared": [{"run": RUN, "timer": "start:a"}]}
 
 
 def test_every_attempt_has_its_own_time_to_start() -> None:

@@ -25,7 +25,7 @@ def under_way() -> RunState:
 
 
 def test_the_attempt_fails_and_what_handles_that_goes_on(under_way: RunState) -> None:
-    events, state, raised = fail_instead(under_way, COMPLETE, FAULT)
+    events, state, raised = fail_instead(under_way, COMPLETE, FAULT, AT)
     failed, handler = events[:2]
     assert isinstance(failed, e.TaskFailed)
     assert failed.error.value == {
@@ -38,7 +38,7 @@ def test_the_attempt_fails_and_what_handles_that_goes_on(under_way: RunState) ->
 
 
 def test_without_an_attempt_the_run_stops_as_failed_and_its_reason_shows_nothing_given(under_way: RunState) -> None:
-    events, state, _ = fail_instead(under_way, RECEIVE, FAULT)
+    events, state, _ = fail_instead(under_way, RECEIVE, FAULT, AT)
     reason = "a ReceiveEvent could not be decided; see the log"
     assert events[:2] == [
         e.EventIgnored(event="later", event_id=MORE, reason=reason),
@@ -56,15 +56,15 @@ def test_a_run_that_cannot_even_be_stopped_ends_at_once(
         raise RuntimeError("again")
 
     monkeypatch.setattr(undecided, "advance", advance)
-    events, state, raised = fail_instead(under_way, COMPLETE, FAULT)
+    events, state, raised = fail_instead(under_way, COMPLETE, FAULT, AT)
     assert [type(event) for event in events] == [e.RunFailed]
     assert state.is_ended
     assert [str(each) for each in raised] == ["again", "again"]
-    assert fail_instead(state, COMPLETE, FAULT)[0] == []
+    assert fail_instead(state, COMPLETE, FAULT, AT)[0] == []
 
 
 def test_an_attempt_that_is_over_is_not_failed_again_but_its_run_is(under_way: RunState) -> None:
     _, over = really_advance(under_way, COMPLETE)
-    events, state, _ = fail_instead(over, COMPLETE, FAULT)
+    events, state, _ = fail_instead(over, COMPLETE, FAULT, AT)
     assert isinstance(events[0], e.RunStopping)
     assert state.outcome == "failed"
