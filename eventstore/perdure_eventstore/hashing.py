@@ -15,13 +15,14 @@ from typing import Final
 
 SALT_BYTES: Final = 16
 
-_integer = Struct("!q").pack
 _length = Struct("!i").pack
 _FORMAT: Final = _length(16) + b"perdure.event.v1"
-_8: Final = _length(8)
-_16: Final = _length(16)
-_32: Final = _length(32)
 _EMPTY: Final = _length(0)
+_32: Final = _length(32)
+# Fields of a known length, each behind it, many in one call.
+_place = Struct("!i16siqi16s").pack
+_schema = Struct("!iq").pack
+_digests = Struct("!iqi32si32s").pack
 
 
 @lru_cache(maxsize=1024)
@@ -33,7 +34,7 @@ def metadata_digest(metadata: bytes) -> bytes:
 @lru_cache(maxsize=1024)
 def _kind(type_: bytes, schema_version: int) -> bytes:
     """The fields of an event's type and schema version; there are few of them."""
-    return _length(len(type_)) + type_ + _8 + _integer(schema_version)
+    return _length(len(type_)) + type_ + _schema(8, schema_version)
 
 
 def event_hash(
@@ -54,13 +55,9 @@ def event_hash(
             (
                 _FORMAT,
                 _32 + previous if previous else _EMPTY,
-                _16, stream,
-                _8, _integer(version),
-                _16, event_id,
+                _place(16, stream, 8, version, 16, event_id),
                 _kind(type_, schema_version),
-                _8, _integer(recorded_at),
-                _32, sha256(data).digest(),
-                _32, metadata_digest(metadata),
+                _digests(8, recorded_at, 32, sha256(data).digest(), 32, metadata_digest(metadata)),
                 _32 + payload_digest if payload_digest else _EMPTY,
             )
         )
