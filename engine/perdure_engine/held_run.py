@@ -50,20 +50,8 @@ class Decision(NamedTuple):
     state: RunState
     begun: list[BeginAttempt]
     """Each with a slot taken for it."""
-
-    @property
-    def unused(self) -> list[BeginAttempt]:
-        """Those from which no attempt follows."""
-        started = [event.task_id for event in self.events if isinstance(event, TaskStarted)]
-        if len(started) == len(self.begun):
-            return []
-        unused = []
-        for begin in self.begun:
-            if begin.task_id in started:
-                started.remove(begin.task_id)
-            else:
-                unused.append(begin)
-        return unused
+    unused: list[BeginAttempt]
+    """Those of them from which no attempt follows."""
 
 
 class HandedOver(Exception):
@@ -172,12 +160,14 @@ class HeldRun:
 
     def decide(self, messages: Sequence[Message], *, begin: bool = True, advance: Advance = advance) -> Decision:
         """What ``messages`` make of the run as it is, with free slots taken for what they schedule."""
-        state, events, begun = self.state, [], []
+        state, events, begun, unused = self.state, list[RunEvent](), list[BeginAttempt](), list[BeginAttempt]()
         for message in messages:
             made, state = advance(state, message.command)
             events += made
             if isinstance(message.command, BeginAttempt):
                 begun.append(message.command)
+                if not made or not isinstance(made[0], TaskStarted):
+                    unused.append(message.command)
         if begin and not state.is_ended and not state.paused:
             take = self._owner.placement.take
             for event in events[:]:
@@ -185,7 +175,9 @@ class HeldRun:
                     begun.append(taken)
                     made, state = advance(state, taken)
                     events += made
-        return Decision(messages, events, state, begun)
+                    if not made:
+                        unused.append(taken)
+        return Decision(messages, events, state, begun, unused)
 
     def append_of(self, decision: Decision) -> Append:
         """The append that records ``decision``, with its working-set rows."""
@@ -199,16 +191,15 @@ class HeldRun:
             parked=parked if parked != (before.is_parked and before.status != "new") else None,
             definition=before.definition,
         )
-        assigned = self._owner.placement.assigned(self, events)
-        if assigned:
-            work["assigned"] = assigned
+        if any([begin.node != self._owner.node_id for begin in decision.begun]):
+            work["assigned"] = self._owner.placement.assigned(self, events)
         consumed = [{"id": message.inbox} for message in decision.messages if message.inbox is not None]
         if consumed:
             work["consumed"] = consumed
         metadata = self._owner.metadata
         written = [encode(event, metadata) for event in events]
         self._written = sum(len(event.data) + len(event.payload or b"") for event in written)
-        return Append(self.run_id, self.head, written, work or None, announce=bool(assigned))
+        return Append(self.run_id, self.head, written, work or None, announce=bool(work.get("assigned")))
 
     def evolve(self, decision: Decision, head: Head) -> None:
         """``decision``, whose append was made last, is on the disk."""

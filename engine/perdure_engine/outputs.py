@@ -23,8 +23,8 @@ def compile_output(name: str, hint: Any) -> Serialise:
     """
     if _is_plain(hint):
         return lambda value: value if type(value) in _PLAIN else _guarded(name, to_jsonable_python, value)
-    adapter: TypeAdapter[Any] = TypeAdapter(hint)
-    return lambda value: _guarded(name, adapter.dump_python, value, mode="json", warnings=False, by_alias=True)
+    write = TypeAdapter(hint).serializer.to_python
+    return lambda value: _guarded(name, write, value, mode="json", warnings=False, by_alias=True)
 
 
 def _guarded(name: str, write: Callable[..., Any], value: Any, **options: Any) -> Any:
