@@ -33,8 +33,8 @@ class Feed:
     within 100 ms, so that a busy node looks now and then and not at every commit. Without any it looks every
     ``interval`` seconds, so a lost hint costs a delay and nothing else.
 
-    While somebody who wrote has not committed it looks after 20 ms, or 2 if somebody waits, then twice as long each
-    time, up to a tenth of a second.
+    While somebody who wrote has not committed it looks after 20 ms, then twice as long each time, up to a tenth of a
+    second; if somebody waits, once more at once, and then after 2 ms.
     """
 
     def __init__(self, engine: AsyncEngine, schema: str = "perdure", interval: float = 1.0) -> None:
@@ -122,7 +122,7 @@ class Feed:
         self._begun = look = self._begun + 1
         position = await mark.advance()
         if position > before or self._hurry > hurried:
-            self._poll = _PENDING_POLL if self._hurry else _SETTLE
+            self._poll = 0.0 if self._hurry else _SETTLE
         # At first, 0 may only mean that somebody has not committed yet.
         if position or not mark.pending:
             if self._fresh and position < self.mark:
@@ -141,8 +141,9 @@ class Feed:
 
     async def _pause(self, mark: SettledMark) -> None:
         if mark.pending:
-            pause, self._poll = self._poll, min(self._poll * 2, _MOST_POLL)
+            pause, self._poll = self._poll, min(max(self._poll * 2, _PENDING_POLL), _MOST_POLL)
             if self._hurry:
+                # Looking takes about as long as a commit: the first time that is pause enough.
                 await asyncio.sleep(pause)
             else:
                 await _wait(self._urgent, pause)

@@ -333,3 +333,21 @@ async def test_an_event_published_by_version_1_starts_the_run_of_its_key(world: 
     [(data, payload)] = rows(world.url, "select data::text, payload from perdure.events where type = 'RunStarted'")
     assert "ada" not in data
     assert b'"key":"ada"' in payload
+
+
+async def test_what_stood_before_an_event_that_only_a_newer_perdure_reads_is_not_met_twice(world: World) -> None:
+    await world.registry.register(keyed("{{event.payload.id}}"))
+    router = world.router()
+    await router._take_place()
+    first = await world.publish("began", id=1)
+    second = await world.publish("began", id=1)
+    await world.append(NewEvent("EventPublished", b'{"called":"began"}', schema_version=3))
+    run = run_for_event(first, "keyed")
+    with pytest.raises(NewerEvent):
+        await world.route(router)
+    # Met again, the second would start a run of its own.
+    await world.end(run)
+    with pytest.raises(NewerEvent):
+        await world.route(router)
+    assert await world.outcomes(second) == [("delivered", run)]
+    assert rows(world.url, "select from perdure.open_runs") == []
