@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
 from perdure.blocking import BlockingClient
-from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
+from perdure.client import Client, Published, Run, as_json, check_event, check_reason, check_run_id
 from perdure.encryption import opened_vault, refuse_in_the_clear
 from perdure.errors import NotConnected
 from perdure.listening import Listening, Work
@@ -29,6 +29,7 @@ from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Delivery, Retry
 from perdure_engine.doctor.doctor import Diagnosis
+from perdure_engine.errors import TaskTypeRefused
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
 from perdure_engine.identity import new_id
@@ -115,9 +116,13 @@ class App(Listening, Scheduling):
         ``replace`` is needed to take another handler's place. May be used while a node runs. Raises TaskTypeRefused.
         """
 
+        if callable(name):
+            named = getattr(name, "__name__", "the function")
+            raise TaskTypeRefused(f"@app.task has brackets, and above {named} there are none: write @app.task()")
+
         def add(handler: Handler) -> Handler:
             made = task_type(
-                name or handler.__name__,
+                getattr(handler, "__name__", "") if name is None else name,
                 handler,
                 retry=retry,
                 timeout=timeout,
@@ -292,7 +297,7 @@ class App(Listening, Scheduling):
         await self._command("resume", run_id, reason, connection)
 
     async def _command(self, command: Command, run_id: UUID, reason: str, connection: AsyncWithin | None) -> None:
-        as_id("run_id", run_id)
+        check_run_id(run_id)
         if connection is None:
             await self.client.command(run_id, command, reason)
         else:
@@ -325,8 +330,7 @@ class App(Listening, Scheduling):
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""
-        as_id("run_id", run_id)
-        return Run(self.client, run_id)
+        return Run(self.client, check_run_id(run_id))
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
