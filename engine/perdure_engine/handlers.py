@@ -110,7 +110,7 @@ def task_type(
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
     return TaskType(
         name, handler, retry, timeout, exactly_once, delivery, limit, _rate(name, rate), heartbeat, is_async,
-        None if executor is None else ExecutorOf(executor), signature, binding, serialise,
+        None if executor is None else ExecutorOf(executor, name), signature, binding, serialise,
     )  # fmt: skip
 
 
