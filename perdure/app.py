@@ -73,7 +73,7 @@ class App(Listening, Scheduling):
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
         if schema is not None and (len(schema) > 63 or not re.fullmatch(SCHEMA_NAME, schema)):
-            raise ValueError(f"a schema's name is 1 to 63 characters without quotes, % and \\, not {schema!r}")
+            raise ValueError(f"a schema's name is 1 to 63 characters without quotes, % and \\, not {schema!r:.60}")
         super().__init__(schema or self.settings.schema_name)
         self.types = TaskTypes()
         self.resources: Mapping[str, Any] = {}

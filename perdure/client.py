@@ -364,7 +364,8 @@ class Run:
             case "completed":
                 return state.result().value
             case "cancelled":
-                raise RunCancelled(self.run_id, f"was cancelled: {state.stop_reason}")
+                why = state.stop_reason
+                raise RunCancelled(self.run_id, f"was cancelled: {why}" if why else "was cancelled")
             case "timed_out":
                 raise RunTimedOut(self.run_id, "took longer than its deadline")
         raise RunFailed(self.run_id, f"failed: {_why(state)}", state.error)

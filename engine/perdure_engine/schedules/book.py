@@ -52,7 +52,7 @@ class UnknownSchedule(LookupError):
     def __init__(self, name: str, known: Sequence[str]) -> None:
         near = get_close_matches(name, known, n=3)
         there = f"did you mean {' or '.join(near)}?" if near else f"there are {len(known)}" if known else "none is set"
-        super().__init__(f"there is no schedule {name!r}; {there}")
+        super().__init__(f"there is no schedule {name!r:.60}; {there}")
 
 
 class Wanted(NamedTuple):
