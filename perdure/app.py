@@ -18,7 +18,7 @@ from perdure import database
 from perdure.blocking import BlockingClient
 from perdure.client import Client, Published, Run, as_json, check_event, check_reason, check_run_id
 from perdure.encryption import opened_vault, refuse_in_the_clear
-from perdure.errors import NotConnected
+from perdure.errors import AppInUse, NotConnected
 from perdure.listening import Listening, Work
 from perdure.retention import archive
 from perdure.scheduling import Scheduling
@@ -52,8 +52,9 @@ Lifespan = Callable[["App"], AbstractAsyncContextManager[Mapping[str, Any] | Non
 class App(Listening, Scheduling):
     """An application's Perdure: task types, and a database once it is connected.
 
-    ``async with app:`` connects a client, which publishes, starts and asks. ``async with app.node():`` also executes.
-    Either may be entered several times at once; the last one out disconnects.
+    ``async with app:`` connects a client, which publishes, starts and asks, and may be entered several times at once,
+    in one event loop; the last one out disconnects. ``async with app.node():`` also executes, once at a time: for a
+    second node in the same process make a second App.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class App(Listening, Scheduling):
         self._lifespan = lifespan
         self._closing = AsyncExitStack()
         self._entered = 0
+        self._has_node = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._background = Background()
         self._feed: Feed | None = None
@@ -141,9 +144,13 @@ class App(Listening, Scheduling):
 
     async def __aenter__(self) -> Self:
         async with self._gate():
-            if not self._entered:
-                await self._closing.enter_async_context(self._connected())
-            self._entered += 1
+            self._take_loop()
+            try:
+                if not self._entered:
+                    await self._closing.enter_async_context(self._connected())
+                self._entered += 1
+            finally:
+                self._leave_loop()
         return self
 
     async def __aexit__(
@@ -151,21 +158,44 @@ class App(Listening, Scheduling):
     ) -> None:
         async with self._gate():
             self._entered -= 1
-            if not self._entered:
-                await self._closing.aclose()
+            try:
+                if not self._entered:
+                    await self._closing.aclose()
+            finally:
+                self._leave_loop()
 
     def _gate(self) -> asyncio.Lock:
         """Who enters waits for who leaves. An app may serve one event loop after another, a lock only one."""
         return self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
+    def _take_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop and not self._loop.is_closed():
+            raise AppInUse(
+                "this app is connected in another event loop: make a second App for this one, or use app.blocking(), "
+                "whose calls may come from any thread"
+            )
+        self._loop = loop
+
+    def _leave_loop(self) -> None:
+        if not self._entered:
+            self._loop = None
+
     @asynccontextmanager
     async def node(self, *, views: bool = True) -> AsyncIterator[Self]:
-        """Connect, and execute runs until the block ends; then stop cleanly.
+        """Connect, and execute runs until the block ends; then stop cleanly. An app has one node at a time.
 
-        ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError,
-        VaultError, KeyRefused.
+        ``views`` keeps the projections up to date in this process too. Raises AppInUse while the app's node is there,
+        LogError, EmbeddedPostgresError, VaultError, KeyRefused.
         """
+        if self._has_node:
+            raise AppInUse(
+                "this app has a node already, and takes one at a time: for a second one make a second App with the "
+                "same database, or start another process"
+            )
+        self._has_node = True
         async with AsyncExitStack() as stack:
+            stack.callback(self._node_has_gone)
             await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
             await client.check_key()
@@ -347,6 +377,9 @@ class App(Listening, Scheduling):
                 self.resources = resources or {}
             self._begin_listening()
             yield
+
+    def _node_has_gone(self) -> None:
+        self._has_node = False
 
     def _disconnect(self) -> None:
         self._end_listening()
