@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from perdure import database
 from perdure.blocking import BlockingClient
-from perdure.client import Client, Published, Run, as_id, as_json, check_event, check_reason
+from perdure.client import Client, Published, Run, as_json, check_event, check_reason, check_run_id
 from perdure.encryption import opened_vault, refuse_in_the_clear
-from perdure.errors import NotConnected
+from perdure.errors import AppInUse, NotConnected
 from perdure.listening import Listening, Work
 from perdure.retention import archive
 from perdure.scheduling import Scheduling
@@ -29,6 +29,7 @@ from perdure_engine.background import Background, endlessly
 from perdure_engine.definition_watch import DefinitionWatch
 from perdure_engine.definitions.definition import Delivery, Retry
 from perdure_engine.doctor.doctor import Diagnosis
+from perdure_engine.errors import TaskTypeRefused
 from perdure_engine.facts import EventPublished
 from perdure_engine.handlers import task_type
 from perdure_engine.identity import new_id
@@ -51,8 +52,9 @@ Lifespan = Callable[["App"], AbstractAsyncContextManager[Mapping[str, Any] | Non
 class App(Listening, Scheduling):
     """An application's Perdure: task types, and a database once it is connected.
 
-    ``async with app:`` connects a client, which publishes, starts and asks. ``async with app.node():`` also executes.
-    Either may be entered several times at once; the last one out disconnects.
+    ``async with app:`` connects a client, which publishes, starts and asks, and may be entered several times at once,
+    in one event loop; the last one out disconnects. ``async with app.node():`` also executes, once at a time: for a
+    second node in the same process make a second App.
     """
 
     def __init__(
@@ -72,13 +74,15 @@ class App(Listening, Scheduling):
         self.settings = settings or Settings.load()
         self.database_name = database.check_name(database_name or self.settings.database_url)
         if schema is not None and (len(schema) > 63 or not re.fullmatch(SCHEMA_NAME, schema)):
-            raise ValueError(f"a schema's name is 1 to 63 characters without quotes, % and \\, not {schema!r}")
+            raise ValueError(f"a schema's name is 1 to 63 characters without quotes, % and \\, not {schema!r:.60}")
         super().__init__(schema or self.settings.schema_name)
         self.types = TaskTypes()
         self.resources: Mapping[str, Any] = {}
         self._lifespan = lifespan
         self._closing = AsyncExitStack()
         self._entered = 0
+        self._has_node = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._background = Background()
         self._feed: Feed | None = None
@@ -115,9 +119,13 @@ class App(Listening, Scheduling):
         ``replace`` is needed to take another handler's place. May be used while a node runs. Raises TaskTypeRefused.
         """
 
+        if callable(name):
+            named = getattr(name, "__name__", "the function")
+            raise TaskTypeRefused(f"@app.task has brackets, and above {named} there are none: write @app.task()")
+
         def add(handler: Handler) -> Handler:
             made = task_type(
-                name or handler.__name__,
+                getattr(handler, "__name__", "") if name is None else name,
                 handler,
                 retry=retry,
                 timeout=timeout,
@@ -136,9 +144,13 @@ class App(Listening, Scheduling):
 
     async def __aenter__(self) -> Self:
         async with self._gate():
-            if not self._entered:
-                await self._closing.enter_async_context(self._connected())
-            self._entered += 1
+            self._take_loop()
+            try:
+                if not self._entered:
+                    await self._closing.enter_async_context(self._connected())
+                self._entered += 1
+            finally:
+                self._leave_loop()
         return self
 
     async def __aexit__(
@@ -146,21 +158,44 @@ class App(Listening, Scheduling):
     ) -> None:
         async with self._gate():
             self._entered -= 1
-            if not self._entered:
-                await self._closing.aclose()
+            try:
+                if not self._entered:
+                    await self._closing.aclose()
+            finally:
+                self._leave_loop()
 
     def _gate(self) -> asyncio.Lock:
         """Who enters waits for who leaves. An app may serve one event loop after another, a lock only one."""
         return self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
+    def _take_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop and not self._loop.is_closed():
+            raise AppInUse(
+                "this app is connected in another event loop: make a second App for this one, or use app.blocking(), "
+                "whose calls may come from any thread"
+            )
+        self._loop = loop
+
+    def _leave_loop(self) -> None:
+        if not self._entered:
+            self._loop = None
+
     @asynccontextmanager
     async def node(self, *, views: bool = True) -> AsyncIterator[Self]:
-        """Connect, and execute runs until the block ends; then stop cleanly.
+        """Connect, and execute runs until the block ends; then stop cleanly. An app has one node at a time.
 
-        ``views`` keeps the projections up to date in this process too. Raises LogError, EmbeddedPostgresError,
-        VaultError, KeyRefused.
+        ``views`` keeps the projections up to date in this process too. Raises AppInUse while the app's node is there,
+        LogError, EmbeddedPostgresError, VaultError, KeyRefused.
         """
+        if self._has_node:
+            raise AppInUse(
+                "this app has a node already, and takes one at a time: for a second one make a second App with the "
+                "same database, or start another process"
+            )
+        self._has_node = True
         async with AsyncExitStack() as stack:
+            stack.callback(self._node_has_gone)
             await stack.enter_async_context(self)
             client, feed = self.client, self._follow_log()
             await client.check_key()
@@ -292,7 +327,7 @@ class App(Listening, Scheduling):
         await self._command("resume", run_id, reason, connection)
 
     async def _command(self, command: Command, run_id: UUID, reason: str, connection: AsyncWithin | None) -> None:
-        as_id("run_id", run_id)
+        check_run_id(run_id)
         if connection is None:
             await self.client.command(run_id, command, reason)
         else:
@@ -325,8 +360,7 @@ class App(Listening, Scheduling):
 
     def run(self, run_id: UUID) -> Run:
         """A handle on a run; nothing is asked of the database yet."""
-        as_id("run_id", run_id)
-        return Run(self.client, run_id)
+        return Run(self.client, check_run_id(run_id))
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
@@ -343,6 +377,9 @@ class App(Listening, Scheduling):
                 self.resources = resources or {}
             self._begin_listening()
             yield
+
+    def _node_has_gone(self) -> None:
+        self._has_node = False
 
     def _disconnect(self) -> None:
         self._end_listening()

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from perdure.client import Client, Run, as_id, as_json, check_event, check_reason
+from perdure.client import Client, Run, as_json, check_event, check_reason, check_run_id
 from perdure.connected import connected
 from perdure.encryption import refuse_in_the_clear
 from perdure.scheduling import wanted
@@ -138,7 +138,7 @@ class BlockingClient:
         self._command("resume", run_id, reason, connection)
 
     def _command(self, command: Command, run_id: UUID, reason: str, connection: Within | None) -> None:
-        as_id("run_id", run_id)
+        check_run_id(run_id)
         if connection is None:
             self._ask(lambda client: client.command(run_id, command, reason))
         else:
@@ -188,7 +188,7 @@ class BlockingClient:
 
     def run(self, run_id: UUID) -> "BlockingRun":
         """A handle on a run; nothing is asked of the database yet."""
-        return BlockingRun(self, run_id)
+        return BlockingRun(self, check_run_id(run_id))
 
     def _ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
         opened = self._open()

@@ -15,11 +15,12 @@ from perdure_engine.arrivals import wrong_key
 from perdure_engine.background import endlessly
 from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.doctor.doctor import Diagnosis, Doctor
-from perdure_engine.erasure import Erasure
+from perdure_engine.erasure import Erasure, ErasureRefused
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
 from perdure_engine.history import Loaded, RunArchived, UnknownRun, fold_tail, load_run
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
+from perdure_engine.reasons import wrong_reason
 from perdure_engine.registry import Registered, Registration, Registry
 from perdure_engine.run.commands import StartRun
 from perdure_engine.run.state import RunState
@@ -42,9 +43,6 @@ from perdure_eventstore.session import Session
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
-
-LONGEST_REASON = 1_000
-"""Characters of a command's reason."""
 
 _POLL = 0.002
 _MOST_POLL = 0.25
@@ -140,7 +138,10 @@ class Client:
 
     async def erase(self, stream: UUID, reason: str, actor: str, archive: Path | None = None) -> Erased:
         """See App.erase."""
-        as_id("run_id", stream)
+        check_run_id(stream)
+        for what, said in (("the reason of an erasure", reason), ("the actor of an erasure", actor)):
+            if why := wrong_reason(said, what):
+                raise ErasureRefused(why)
         await self.check_key()
         # Nothing that shows it may outlive it: a snapshot goes first.
         await self._snapshots.delete(stream)
@@ -174,7 +175,7 @@ class Client:
 
     async def command(self, run: UUID, command: Command, reason: str) -> None:
         """See App.cancel, App.pause and App.resume."""
-        call = command_call(run, command, check_reason(reason))
+        call = command_call(check_run_id(run), command, check_reason(reason))
         await self._starts.check_known(run)
         await self._session.fetch(call.sql(self.schema, lambda _: "%s"), call.values)
         if self.node and self.node.tenure:
@@ -284,7 +285,7 @@ class Client:
 def check_event(event: EventPublished, event_id: UUID | None) -> None:
     """Raise StartRefused unless ``event`` can be published under ``event_id``."""
     if not isinstance(event.name, str):
-        raise StartRefused(f"an event's name is text, not {event.name!r}")
+        raise StartRefused(f"an event's name is text, not {event.name!r:.60}")
     as_id("event_id", event_id)
     as_id("run", event.run)
     if event.name in RESERVED_EVENTS:
@@ -295,8 +296,8 @@ def check_event(event: EventPublished, event_id: UUID | None) -> None:
 
 def check_reason(reason: str) -> str:
     """``reason`` if it can be recorded. Raises StartRefused."""
-    if not isinstance(reason, str) or len(reason) > LONGEST_REASON or "\0" in reason:
-        raise StartRefused(f"a reason is text of at most {LONGEST_REASON} characters, not {reason!r:.60}")
+    if why := wrong_reason(reason):
+        raise StartRefused(why)
     return reason
 
 
@@ -308,8 +309,15 @@ def as_json(value: Any) -> Json:
 def as_id(what: str, value: UUID | None) -> UUID | None:
     """``value`` if it is an id, or none. Raises StartRefused."""
     if value is not None and not isinstance(value, UUID):
-        raise StartRefused(f"{what} is a uuid.UUID, not {value!r}")
+        raise StartRefused(f"{what} is a uuid.UUID, not {value!r:.60}")
     return value
+
+
+def check_run_id(run_id: UUID) -> UUID:
+    """``run_id`` if it is an id. Raises StartRefused."""
+    if not isinstance(run_id, UUID):
+        raise StartRefused(f"run_id is a uuid.UUID, not {run_id!r:.60}")
+    return run_id
 
 
 class Published:
@@ -356,7 +364,8 @@ class Run:
             case "completed":
                 return state.result().value
             case "cancelled":
-                raise RunCancelled(self.run_id, f"was cancelled: {state.stop_reason}")
+                why = state.stop_reason
+                raise RunCancelled(self.run_id, f"was cancelled: {why}" if why else "was cancelled")
             case "timed_out":
                 raise RunTimedOut(self.run_id, "took longer than its deadline")
         raise RunFailed(self.run_id, f"failed: {_why(state)}", state.error)

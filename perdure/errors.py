@@ -26,6 +26,10 @@ class NotConnected(PerdureError, RuntimeError):
         super().__init__("the app is not connected: use it inside `async with app:` or `async with app.node():`")
 
 
+class AppInUse(PerdureError, RuntimeError):
+    """The app is entered in a way that what it does already forbids. The message says what would be right."""
+
+
 class RunNotCompleted(PerdureError):
     """A run ended, but not completed. ``error`` is what was recorded, if anything."""
 

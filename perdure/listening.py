@@ -102,7 +102,7 @@ class Listening(ABC):
         """
         interest = Interest.of(names, kind)
         if type(consumers) is not int or consumers < 1:
-            raise ValueError(f"consumers are a whole number from 1, not {consumers!r}")
+            raise ValueError(f"consumers are a whole number from 1, not {consumers!r:.60}")
         if name in self._consumers:
             raise ValueError(f"this app consumes {name!r} already; say consumers= for several, or choose another name")
 

@@ -26,11 +26,11 @@ class SettingsRefused(PerdureError, ValueError):
 class HeadSettings(BaseModel):
     """The signed heads of the log: with which key, how often, and where they are published."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     key: Path | None = None
     """The private key, as `perdure keygen` makes it; without one nothing is signed."""
-    every: float = Field(default=60.0, ge=0.1)
+    every: float = Field(default=60.0, ge=0.1, le=86_400)
     """Seconds between two heads of a log that grows."""
     file: Path | None = None
     """Each head is appended to it."""
@@ -62,24 +62,29 @@ class Settings(BaseSettings):
     """How Perdure works here. A nested name joins its parts: PERDURE_SMTP_HOST is ``smtp.host``. Times are seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+        env_prefix=_PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     database_url: str | None = None
     """``embedded:FOLDER`` or ``postgresql://…``."""
     schema_name: str = Field(default="perdure", max_length=63, pattern=SCHEMA_NAME)
     """Two applications in one database take two schemas."""
-    concurrency: int = Field(default=100, ge=1)
+    concurrency: int = Field(default=100, ge=1, le=100_000)
     """Attempts a node executes at once."""
-    lease: float = Field(default=10.0, ge=0.5)
+    lease: float = Field(default=10.0, ge=0.5, le=3_600)
     """How long the runs of a dead node wait for another."""
-    stop: float = Field(default=10.0, gt=0)
+    stop: float = Field(default=10.0, ge=0.01, le=86_400)
     """How long a clean stop may take: handlers get three quarters of it, and recording what came of them the rest."""
-    poll: float = Field(default=5.0, gt=0)
+    poll: float = Field(default=5.0, ge=0.01, le=3_600)
     """How long a lost hint can delay an event."""
-    patience: float = Field(default=10.0, ge=0)
+    patience: float = Field(default=10.0, ge=0, le=86_400)
     """How long publish and start wait for a database that cannot be reached."""
-    snapshot_every: int = Field(default=1_000, ge=0)
+    snapshot_every: int = Field(default=1_000, ge=0, le=2**31 - 1)
     """Events by which a long run grows from one snapshot of its state to the next; 0 takes none."""
     encryption: EncryptionSettings = EncryptionSettings()
     smtp: SmtpSettings = SmtpSettings()

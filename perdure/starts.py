@@ -45,7 +45,7 @@ class Starts:
     async def decide(self, order: Order, run_id: UUID | None) -> Start | UUID:
         """What starts a run, or the id of one that is there already. Raises UnknownWorkflow, StartRefused."""
         if not isinstance(order.workflow_id, str):
-            raise StartRefused(f"a workflow_id is text, not {order.workflow_id!r}")
+            raise StartRefused(f"a workflow_id is text, not {order.workflow_id!r:.60}")
         try:
             active = await self._registry.active(order.workflow_id)
             definition = await self._registry.definition(active.digest)

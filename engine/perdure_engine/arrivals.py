@@ -14,7 +14,7 @@ from perdure_eventstore.events import RecordedEvent
 def wrong_key(key: object) -> str | None:
     """What is wrong with a run's key, as a sentence; None if nothing is."""
     if key is not None and not isinstance(key, str):
-        return f"a key is text, not {key!r}"
+        return f"a key is text, not {key!r:.60}"
     if key is not None and (len(key) > LONGEST_KEY or not key.isprintable()):
         return f"a key is at most {LONGEST_KEY} printable characters, not {key[:40]!r}"
     return None

@@ -24,7 +24,7 @@ async def call(task_type: TaskType, task: Task, connection: AsyncConnection | No
     synchronous handler in a thread sees the caller's context variables. Cancelled once, this waits until the thread or
     the executor's work ends (the handler is told by ``task.is_cancelled``; what an executor has not begun ends at
     once); cancelled again, it leaves that to finish unheard. Raises InputsInvalid, OutputInvalid, TransactionIsOurs
-    (none is retried), BrokenExecutor, and whatever the handler raises.
+    (none is retried), BrokenExecutor, ExecutorUnusable, and whatever the handler raises.
     """
     current_task.set(task)
     arguments = task_type.binding.bind(task.given)

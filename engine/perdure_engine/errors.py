@@ -48,4 +48,4 @@ class UnknownTaskType(LookupError):
         self.name = name
         self.near = tuple(get_close_matches(name, known, n=3, cutoff=0.6))
         hint = f"did you mean {' or '.join(self.near)}?" if self.near else f"there are {', '.join(known) or 'none'}"
-        super().__init__(f"there is no task type {name!r}; {hint}")
+        super().__init__(f"there is no task type {name!r:.60}; {hint}")

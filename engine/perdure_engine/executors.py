@@ -1,7 +1,7 @@
 """Where synchronous handlers of a type are executed, if not in a thread: any executor of ``concurrent.futures``."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor
 from concurrent.futures import Future as Promise
 from typing import Any
@@ -9,6 +9,10 @@ from typing import Any
 
 class WorkLost(BrokenExecutor):
     """What an executor raises that lost this one piece of work, and is whole itself."""
+
+
+class ExecutorUnusable(Exception):
+    """No work can be given to the executor of a task type. The message says why, and what would be right."""
 
 
 class Executing:
@@ -27,21 +31,26 @@ class Executing:
 class ExecutorOf:
     """An executor as it was handed in, or made by a function when it is first needed, and anew after it broke."""
 
-    def __init__(self, given: Executor | Callable[[], Executor]) -> None:
+    def __init__(self, given: Executor | Callable[[], Executor], task_type: str) -> None:
+        """``task_type`` is the name of the type it is for."""
         self._make = None if isinstance(given, Executor) else given
         self._executor = given if isinstance(given, Executor) else None
+        self._task_type = task_type
 
     def submit(self, work: Callable[[], Any]) -> Executing:
-        """Execute ``work``. Its error is BrokenExecutor where the executor died under it."""
-        if self._executor is None:
-            assert self._make is not None
-            self._executor = self._make()
-        executor = self._executor
+        """Execute ``work``. Its error is BrokenExecutor where the executor died under it.
+
+        Raises ExecutorUnusable where there is none that takes it, and BrokenExecutor where the next one made will.
+        """
+        executor = self._executor = self._executor or self._made()
         try:
             executing = Executing(executor.submit(work))
-        except BrokenExecutor:
+        except RuntimeError as error:
+            # Broken, or shut down. Nobody died at this work, which has not begun.
             self._broke(executor)
-            raise
+            if self._make is not None and isinstance(error, BrokenExecutor):
+                raise
+            raise ExecutorUnusable(self._unusable(error)) from error
         executing.ended.add_done_callback(lambda done: self._look(executor, done))
         return executing
 
@@ -50,6 +59,25 @@ class ExecutorOf:
         if self._make is not None and self._executor is not None:
             self._executor.shutdown(wait=False)
             self._executor = None
+
+    def _made(self) -> Executor:
+        assert self._make is not None
+        if isinstance(made := self._make(), Executor):
+            return made
+        if isinstance(made, Coroutine):
+            made.close()
+        raise ExecutorUnusable(
+            f"the executor of {self._task_type} cannot be made: its function returned {made!r:.60}, which is no "
+            "executor of concurrent.futures"
+        )
+
+    def _unusable(self, error: RuntimeError) -> str:
+        said = f"the executor of {self._task_type} is broken or shut down and takes no work: {error!s:.200}"
+        if self._make is not None:
+            return f"{said}; another is made for the next attempt"
+        return (
+            f"{said}; hand in a function that makes one, which is called anew when it breaks, or restart this process"
+        )
 
     def _look(self, executor: Executor, done: "asyncio.Future[Any]") -> None:
         if done.cancelled():

@@ -17,7 +17,10 @@ from perdure_engine.outputs import Serialise, compile_output
 from perdure_engine.signature import Signature, function_of, read_signature
 
 MOST_SECONDS = 100 * 365 * 86_400
-"""The longest wait a retry policy may ask for: a hundred years."""
+"""The longest wait a retry policy may ask for, and the longest an attempt may take: a hundred years."""
+
+LONGEST_NAME = 256
+"""Characters of a task type's name."""
 
 Handler = Callable[..., Any]
 
@@ -76,13 +79,15 @@ def task_type(
     it). ``executor`` is for synchronous handlers: one of ``concurrent.futures``, or a function that makes one, which is
     called anew if it breaks. Raises TaskTypeRefused.
     """
+    _check_name(name)
     for what, seconds in (("timeout", timeout), ("heartbeat", heartbeat)):
-        if seconds is not None and not seconds > 0:
-            raise TaskTypeRefused(f"the {what} of {name} is {seconds} s; it takes more than 0 s, or None")
+        if seconds is not None and not _is_number(seconds, above=0):
+            right = f"a number of seconds above 0 and at most {MOST_SECONDS:,}, or None"
+            raise TaskTypeRefused(f"the {what} of {name} is {right}, not {seconds!r:.60}")
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise TaskTypeRefused(f"the limit of {name} is a whole number from 1, or None, not {limit!r}")
+        raise TaskTypeRefused(f"the limit of {name} is a whole number from 1, or None, not {limit!r:.60}")
     if delivery not in (None, *get_args(Delivery)):
-        raise TaskTypeRefused(f"the delivery of {name} is at_least_once or at_most_once, not {delivery!r}")
+        raise TaskTypeRefused(f"the delivery of {name} is at_least_once or at_most_once, not {delivery!r:.60}")
     if retry is not None and (why := _wrong_policy(retry)):
         raise TaskTypeRefused(f"the retry policy of {name}: {why}")
     signature = read_signature(name, handler, namespace)
@@ -105,8 +110,20 @@ def task_type(
         raise TaskTypeRefused(f"the handler of {name} has a type hint pydantic cannot use: {reason}") from error
     return TaskType(
         name, handler, retry, timeout, exactly_once, delivery, limit, _rate(name, rate), heartbeat, is_async,
-        None if executor is None else ExecutorOf(executor), signature, binding, serialise,
+        None if executor is None else ExecutorOf(executor, name), signature, binding, serialise,
     )  # fmt: skip
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise TaskTypeRefused(
+            f"the name of a task type is 1 to {LONGEST_NAME} printable characters, not {name!r:.60}; "
+            'write @app.task("name"), or @app.task() to take the function\'s own'
+        )
+
+
+def _is_number(value: object, *, above: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and above < value <= MOST_SECONDS
 
 
 def _rate(name: str, rate: str | None) -> Rate | None:
@@ -118,7 +135,7 @@ def _rate(name: str, rate: str | None) -> Rate | None:
 
 def _wrong_executor(executor: object, handler: Handler, heartbeat: float | None) -> str | None:
     if not isinstance(executor, Executor) and not callable(executor):
-        return f"it is an executor of concurrent.futures, or a function that makes one, not {executor!r}"
+        return f"it is an executor of concurrent.futures, or a function that makes one, not {executor!r:.60}"
     if inspect.iscoroutinefunction(function_of(handler)):
         return "it is for synchronous handlers, and this one is async; write `def`, or drop it"
     if heartbeat is not None:
@@ -126,11 +143,13 @@ def _wrong_executor(executor: object, handler: Handler, heartbeat: float | None)
     return None
 
 
-def _wrong_policy(retry: Retry) -> str | None:
+def _wrong_policy(retry: object) -> str | None:
+    if not isinstance(retry, Retry):
+        return f"it is a perdure.Retry, such as Retry(attempts=3), not {retry!r:.60}"
     if type(retry.attempts) is not int or retry.attempts < 1:
-        return f"attempts are a whole number from 1, not {retry.attempts!r}"
+        return f"attempts are a whole number from 1, not {retry.attempts!r:.60}"
     for name in ("initial", "multiplier", "maximum", "jitter"):
         value = getattr(retry, name)
         if type(value) not in (int, float) or not 0 <= value <= MOST_SECONDS:
-            return f"{name} is a number from 0 to {MOST_SECONDS:,}, not {value!r}"
+            return f"{name} is a number from 0 to {MOST_SECONDS:,}, not {value!r:.60}"
     return None

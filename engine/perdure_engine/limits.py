@@ -30,7 +30,7 @@ def parse_rate(text: object) -> Rate:
             return Rate(int(match[1]), parse_duration(period))
         except ValueError:
             pass
-    raise ValueError(f'a rate is written like "10/s", "100/m", "1000/h" or "5/30s", not {text!r}')
+    raise ValueError(f'a rate is written like "10/s", "100/m", "1000/h" or "5/30s", not {text!r:.60}')
 
 
 class _Asked(NamedTuple):

@@ -47,7 +47,7 @@ class UnknownWorkflow(LookupError):
     def __init__(self, workflow_id: str, known: list[str]) -> None:
         self.workflow_id = workflow_id
         there = f"there are {', '.join(known)}" if known else "none is registered"
-        super().__init__(f"there is no active workflow {workflow_id!r}; {there}")
+        super().__init__(f"there is no active workflow {workflow_id!r:.60}; {there}")
 
 
 class Registry:

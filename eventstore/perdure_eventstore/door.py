@@ -160,7 +160,7 @@ def _why_not(value: Any) -> str | None:
         if isinstance(item, dict):
             for key, member in item.items():
                 if type(key) is not str:
-                    return f"at {pointer or '/'}: the key {key!r} is not a string"
+                    return f"at {pointer or '/'}: the key {key!r:.60} is not a string"
                 if why := _text_fault(key):
                     return f"at {pointer or '/'}: in a key, {why}"
                 stack.append((member, f"{pointer}/{_escaped(key)}", depth + 1))

@@ -19,7 +19,7 @@ def load_application(name: str, folder: Path) -> App:
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise WrongUse(f"{name!r} names no application: write MODULE or MODULE:NAME, such as main:app")
+        raise WrongUse(f"{name!r:.60} names no application: write MODULE or MODULE:NAME, such as main:app")
     module = _imported(module_name, folder)
     return _named(module, attribute) if attribute else _only(module)
 

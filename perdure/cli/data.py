@@ -47,5 +47,5 @@ def read_definition(name: str) -> object:
 def text(what: str, given: str | None) -> str | None:
     """``given`` if it is text: an argument may hold any bytes. Raises WrongUse."""
     if given is not None and not given.isprintable():
-        raise WrongUse(f"{what} is not text that can be printed: {given!r}")
+        raise WrongUse(f"{what} is not text that can be printed: {given!r:.60}")
     return given

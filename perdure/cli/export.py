@@ -38,7 +38,7 @@ class Wanted(NamedTuple):
 async def export_events(common: Common, wanted: Wanted, form: str, output: str) -> int:
     """The verb. On standard output stands the export itself, and no summary."""
     if form not in _FORMS:
-        raise WrongUse(f"--format takes jsonl or cloudevents, not {form!r}")
+        raise WrongUse(f"--format takes jsonl or cloudevents, not {form!r:.60}")
     if wanted.runs and wanted.all:
         raise WrongUse("either RUN… or --all")
     if not (wanted.runs or wanted.all or wanted.since or wanted.until):
@@ -78,7 +78,7 @@ async def _position(client: Client, session: Session, option: str, given: str) -
     try:
         moment = datetime.fromisoformat(given).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise WrongUse(f"{option} takes a time such as 2026-01-31T12:00:00Z, or p5000, not {given!r}") from error
+        raise WrongUse(f"{option} takes a time such as 2026-01-31T12:00:00Z, or p5000, not {given!r:.60}") from error
     return await position_before(session, moment, client.schema)
 
 

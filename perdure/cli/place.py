@@ -62,7 +62,7 @@ def _configured(file: Path) -> str | None:
         raise exits.WrongUse(f"{file} cannot be read: {error}") from error
     named = tool.get("perdure", {}).get("app")
     if named is not None and not isinstance(named, str):
-        raise exits.WrongUse(f'{file}: [tool.perdure] app is text such as "main:app", not {named!r}')
+        raise exits.WrongUse(f'{file}: [tool.perdure] app is text such as "main:app", not {named!r:.60}')
     return named
 
 

@@ -20,7 +20,7 @@ def parse_id(option: str, given: str | None) -> UUID | None:
     if given is None:
         return None
     if (found := full_id(given)) is None:
-        raise WrongUse(f"{option} takes a UUID, not {given!r}")
+        raise WrongUse(f"{option} takes a UUID, not {given!r:.60}")
     return found
 
 
@@ -33,6 +33,8 @@ async def find_run(client: Client, given: str) -> UUID:
         if last is None:
             raise WrongUse("there is no run yet")
         return last.run
+    if not given.strip("-"):
+        raise WrongUse(f"{given!r:.60} names no run: give its id, the beginning of it, or last")
     try:
         found = await find_runs_by_prefix(client.engine, client.schema, given, limit=3)
     except ValueError as error:

@@ -17,7 +17,7 @@ _STATUSES = ("open", "paused", "stopping", "completed", "failed", "timed_out", "
 async def print_runs(common: Common, wanted: str | None, workflow: str | None, limit: int) -> int:
     """The verb."""
     if wanted is not None and wanted not in _STATUSES:
-        raise exits.WrongUse(f"--status takes one of {', '.join(_STATUSES)}, not {wanted!r}")
+        raise exits.WrongUse(f"--status takes one of {', '.join(_STATUSES)}, not {wanted!r:.60}")
     async with looking(find_app(common)) as client:
         rows = await list_runs(client.engine, client.schema, wanted, workflow, limit)
     if common.json:

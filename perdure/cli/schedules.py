@@ -130,7 +130,7 @@ def _moment(what: str, given: str, schedule: Schedule, *, end: bool = False) -> 
         moment = datetime.fromisoformat(given)
     except ValueError as error:
         raise exits.WrongUse(
-            f"{what} is a day such as 2026-01-31 or a time such as 2026-01-31T09:00, not {given!r}"
+            f"{what} is a day such as 2026-01-31 or a time such as 2026-01-31T09:00, not {given!r:.60}"
         ) from error
     if end and len(given) <= len("2026-01-31") and moment.time() == time():
         moment += timedelta(days=1, microseconds=-1)

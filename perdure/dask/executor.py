@@ -101,5 +101,5 @@ def _found(cluster: Any) -> tuple[str, Any]:
     if isinstance(address := getattr(cluster, "scheduler_address", None), str) and "://" in address:
         return address, getattr(cluster, "security", None)
     raise DaskError(
-        f"a Dask scheduler's address is like tcp://host:8786, and a cluster or client has one; not {cluster!r}"
+        f"a Dask scheduler's address is like tcp://host:8786, and a cluster or client has one; not {cluster!r:.60}"
     )

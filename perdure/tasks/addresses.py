@@ -43,7 +43,9 @@ def _parse(field: str, text: str) -> Iterator[Address]:
         found = _ONE.match(text, place)
         address = _address(found) if found else None
         if found is None or address is None:
-            raise _refused(field, f"{text!r} is not an e-mail address; write ada@example.org or Ada <ada@example.org>")
+            raise _refused(
+                field, f"{text!r:.60} is not an e-mail address; write ada@example.org or Ada <ada@example.org>"
+            )
         yield address
         place = found.end()
 

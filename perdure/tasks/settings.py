@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 class SmtpSettings(BaseModel):
     """Where the `email` task sends. Without a host, messages become files in ``outbox``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     host: str | None = None
     port: int | None = Field(default=None, ge=1, le=65535)
@@ -21,7 +21,7 @@ class SmtpSettings(BaseModel):
     """TLS by STARTTLS: True requires it, False never, None if the server offers it; with a username None requires."""
     sender: str = "perdure@localhost"
     """The From address where a task gives none."""
-    timeout: float = Field(default=30.0, gt=0)
+    timeout: float = Field(default=30.0, ge=0.01, le=86_400)
     """Seconds for each answer of the server."""
     outbox: Path = Path(".perdure/outbox")
 
@@ -46,11 +46,11 @@ class DatabaseTaskSettings(BaseModel):
 class HttpSettings(BaseModel):
     """How the `http` task calls out."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    timeout: float = Field(default=30.0, gt=0)
+    timeout: float = Field(default=30.0, ge=0.01, le=86_400)
     """Seconds for the whole exchange, where a task gives none."""
-    max_body: int = Field(default=1024 * 1024, ge=0)
+    max_body: int = Field(default=1024 * 1024, ge=0, le=2**31 - 1)
     """Bytes of a response's body, decompressed."""
 
 

@@ -123,7 +123,9 @@ def uuid_range(prefix: str) -> tuple[UUID, UUID]:
     """The lowest and the highest UUID that begin with ``prefix``. Raises ValueError for what none begins with."""
     digits = prefix.replace("-", "").lower()
     if len(digits) > 32 or digits.strip("0123456789abcdef"):
-        raise ValueError(f"{prefix!r} is not the beginning of a run's id: it takes up to 32 of the digits 0-9 and a-f")
+        raise ValueError(
+            f"{prefix!r:.60} is not the beginning of a run's id: it takes up to 32 of the digits 0-9 and a-f"
+        )
     return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 

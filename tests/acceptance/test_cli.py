@@ -144,6 +144,7 @@ def test_a_run_still_open_at_the_time_out_is_status_3(tmp_path: Path, database_u
         (["runs", "--app", "nowhere"], "there is no such module"),
         (["runs", "--app", "json"], "holds no perdure.App"),
         (["publish", "e", "--id", "7", "--database", "embedded:x"], "--id takes a UUID"),
+        (["publish", "e", "--id", "7" * 9_999, "--database", "embedded:x"], "--id takes a UUID"),
     ],
 )
 def test_wrong_use_is_status_2_and_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
@@ -151,6 +152,7 @@ def test_wrong_use_is_status_2_and_one_sentence(tmp_path: Path, arguments: list[
     assert answer.status == 2
     assert sentence in answer.err
     assert len(answer.err.splitlines()) == 1
+    assert len(answer.err) < 1_000
     assert not answer.out
     assert list(tmp_path.iterdir()) == []
 
@@ -265,6 +267,20 @@ def test_schemas_are_printed_as_json(tmp_path: Path) -> None:
     assert "retry_at" in failed["data"]["properties"]
     assert "error" not in failed["data"]["properties"]
     assert "error" in failed["payload"]["anyOf"][0]["properties"]
+
+
+@pytest.mark.parametrize("name", ["", "--"])
+def test_an_empty_name_is_no_run_even_where_there_is_only_one(tmp_path: Path, database_url: str, name: str) -> None:
+    perdure(tmp_path, "register", written(tmp_path, WAITING), "--database", database_url)
+    assert perdure(tmp_path, "start", "waiting", "--database", database_url).status == 0
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        count = "select (select count(*) from perdure.events), (select count(*) from perdure.inbox)"
+        before = connection.execute(count).fetchone()
+        for verb in ("cancel", "pause", "resume", "erase", "show"):
+            answer = perdure(tmp_path, verb, "--database", database_url, "--", name)
+            assert (answer.status, answer.out) == (2, "")
+            assert answer.err == f"perdure: {name!r} names no run: give its id, the beginning of it, or last\n"
+        assert connection.execute(count).fetchone() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

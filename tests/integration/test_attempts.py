@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,14 @@ def beat(task: perdure.Task) -> None:
     task.heartbeat()
 
 
+def leave() -> None:
+    os._exit(3)
+
+
+async def make_later() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
 async def test_a_cpu_bound_handler_runs_in_a_process_pool(database_url: str, tmp_path: Path) -> None:
     app, notes = new_app(database_url), tmp_path / "notes"
     with ProcessPoolExecutor(1) as pool:
@@ -245,6 +253,45 @@ async def test_a_task_whose_worker_process_is_killed_is_interrupted_and_tried_ag
     assert story(database_url, run.run_id)[3:5] == ["TaskInterrupted a 1", "TaskScheduled a 2"]
 
 
+async def test_tasks_fail_with_a_sentence_where_the_pool_that_was_handed_in_is_broken(database_url: str) -> None:
+    app = new_app(database_url)
+    with ProcessPoolExecutor(1) as pool:
+        app.task("burn", executor=pool, retry=perdure.Retry(attempts=2, initial=0.01))(leave)
+        with pytest.raises(BrokenExecutor):
+            pool.submit(leave).result(timeout=20)
+        async with app.node(views=False):
+            await app.register(one("burn"))
+            run = await app.start("one")
+            with pytest.raises(perdure.RunFailed, match="the executor of burn is broken or shut down and takes no wor"):
+                await run.result(timeout=20)
+    told = story(database_url, run.run_id)
+    assert "TaskFailed a 2" in told
+    assert not any("Interrupted" in each for each in told)
+
+
+async def test_tasks_fail_with_a_sentence_where_the_pool_that_was_handed_in_is_shut_down(database_url: str) -> None:
+    app = new_app(database_url)
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    app.task("burn", executor=pool, retry=perdure.Retry(attempts=1))(leave)
+    async with app.node(views=False):
+        await app.register(one("burn"))
+        with pytest.raises(perdure.RunFailed, match=r"shut down and takes no work: .*; hand in a function that makes"):
+            await (await app.start("one")).result(timeout=20)
+
+
+@pytest.mark.parametrize("make", [lambda: 3, dict, make_later])
+async def test_a_function_that_makes_no_executor_fails_its_tasks_and_lets_the_node_stop(
+    database_url: str, make: Any
+) -> None:
+    app = new_app(database_url)
+    app.task("burn", executor=make, retry=perdure.Retry(attempts=1))(leave)
+    async with app.node(views=False):
+        await app.register(one("burn"))
+        with pytest.raises(perdure.RunFailed, match=r"the executor of burn cannot be made: its function returned .*, "):
+            await (await app.start("one")).result(timeout=20)
+
+
 async def test_what_an_executor_has_not_begun_ends_at_once_with_its_run(database_url: str, tmp_path: Path) -> None:
     app, notes = new_app(database_url), tmp_path / "notes"
     over = threading.Event()
@@ -276,7 +323,7 @@ async def test_what_cannot_be_executed_so_is_refused_with_a_sentence() -> None:
         app.task(executor=4)(beat)  # type: ignore[arg-type]
     with pytest.raises(TaskTypeRefused, match="at_least_once or at_most_once"):
         app.task(delivery="twice")(beat)  # type: ignore[arg-type]
-    with pytest.raises(TaskTypeRefused, match="the heartbeat of beat is 0 s"):
+    with pytest.raises(TaskTypeRefused, match="the heartbeat of beat is a number of seconds above 0"):
         app.task(heartbeat=0)(beat)
 
 

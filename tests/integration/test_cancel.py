@@ -54,6 +54,19 @@ async def test_a_cancelled_run_stops_its_handlers_and_ends_cancelled(database_ur
     assert story(database_url, run.run_id)[-3:] == ["RunStopping", "TaskCancelled a 1", "RunCancelled"]
 
 
+async def test_a_run_that_is_cancelled_for_no_reason_says_no_reason(database_url: str) -> None:
+    app = new_app(database_url)
+    recorder(app, seconds=60)
+    async with app.node(views=False):
+        await app.register(workflow("pair", task("a", "began"), task("b", "a.completed")))
+        run = await app.start("pair", {"n": 1})
+        await app.cancel(run.run_id)
+        with pytest.raises(perdure.RunCancelled, match=r"was cancelled$"):
+            await run.result(timeout=10)
+    (skipped,) = rows(database_url, "select data->>'reason' from perdure.events where type = 'TaskSkipped'")
+    assert skipped == ("the run is stopping",)
+
+
 async def test_a_waiting_run_is_cancelled_and_an_ended_one_is_left_as_it_is(database_url: str) -> None:
     app = new_app(database_url)
     recorder(app)

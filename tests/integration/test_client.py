@@ -1,7 +1,8 @@
 """The client beside a node: what it knows of definitions, of runs that are not there, and of its own breaking off."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from applications import new_app, recorder, task, workflow
 
 import perdure
 from perdure import StartRefused
+from perdure.errors import AppInUse, NotConnected
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import Registration, UnknownWorkflow
 from perdure_eventstore.append import Entry
@@ -44,6 +46,87 @@ async def starts_no_more(app: perdure.App, workflow_id: str) -> None:
             while True:
                 await started(app, workflow_id)
                 await asyncio.sleep(0.05)
+
+
+async def test_a_second_node_of_an_app_is_refused_and_leaves_the_first_as_it_is(database_url: str) -> None:
+    app = new_app(database_url)
+    recorder(app)
+    async with app.node(views=False):
+        with pytest.raises(AppInUse, match=r"has a node already, and takes one at a time: .* make a second App"):
+            async with app.node(views=False):
+                pass
+        assert app.client.node is not None
+        await app.register(version(1))
+        assert await started(app, "w") == 1
+    # One after the other is another matter.
+    async with app.node(views=False):
+        assert await started(app, "w") == 1
+
+
+async def test_an_app_whose_node_did_not_begin_can_begin_another(database_url: str) -> None:
+    app, refuses = new_app(database_url), True
+
+    @asynccontextmanager
+    async def lifespan(_: perdure.App) -> AsyncIterator[None]:
+        if refuses:
+            raise OSError("not yet")
+        yield
+
+    app._lifespan = lifespan
+    with pytest.raises(OSError, match="not yet"):
+        async with app.node(views=False):
+            pass
+    refuses = False
+    recorder(app)
+    async with app.node(views=False):
+        await app.register(version(1))
+        assert await started(app, "w") == 1
+
+
+async def test_two_apps_are_two_nodes_in_one_process(database_url: str) -> None:
+    one, two = new_app(database_url), new_app(database_url)
+    for app in (one, two):
+        recorder(app)
+    async with one.node(views=False):
+        async with two.node(views=False):
+            await two.register(version(1))
+            assert await started(two, "w") == 1
+        assert await started(one, "w") == 1
+
+
+async def test_an_app_may_be_entered_again_and_the_last_one_out_disconnects(database_url: str) -> None:
+    app, other = new_app(database_url), asyncio.Event()
+
+    async def beside() -> None:
+        async with app:
+            other.set()
+            await asyncio.sleep(0.1)
+            assert await app.definitions() == []
+
+    async with app:
+        async with app:
+            assert await app.definitions() == []
+        task = asyncio.create_task(beside())
+        await other.wait()
+        assert await app.definitions() == []
+    await task
+    with pytest.raises(NotConnected):
+        app.client  # noqa: B018 # a property that raises
+
+
+async def test_an_app_is_connected_in_one_event_loop_at_a_time(database_url: str) -> None:
+    app = new_app(database_url)
+
+    async def enter() -> int:
+        async with app:
+            return len(await app.definitions())
+
+    async with app:
+        with pytest.raises(AppInUse, match="connected in another event loop"):
+            await asyncio.to_thread(asyncio.run, enter())
+        assert await app.definitions() == []
+    assert await asyncio.to_thread(asyncio.run, enter()) == 0
+    assert await enter() == 0
 
 
 async def test_every_node_learns_what_another_process_registers_and_retires(database_url: str) -> None:

@@ -405,5 +405,5 @@ def test_the_registry_names_the_nearest_types() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_a_timeout_is_more_than_nothing(timeout: float) -> None:
-    with pytest.raises(TaskTypeRefused, match="more than 0 s"):
+    with pytest.raises(TaskTypeRefused, match="a number of seconds above 0"):
         task_type("greet", plain, timeout=timeout)

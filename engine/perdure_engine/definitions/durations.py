@@ -17,9 +17,9 @@ def parse_duration(value: object, *, zero: bool = False) -> float:
     """
     seconds = _seconds(value)
     if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
-        raise ValueError(f"a duration is {'not negative' if zero else 'more than zero'} and finite, not {value!r}")
+        raise ValueError(f"a duration is {'not negative' if zero else 'more than zero'} and finite, not {value!r:.60}")
     if seconds > _LONGEST:
-        raise ValueError(f"a duration is at most 36500d, not {value!r}")
+        raise ValueError(f"a duration is at most 36500d, not {value!r:.60}")
     return seconds
 
 
@@ -28,4 +28,4 @@ def _seconds(value: object) -> float:
         return float(value)
     if isinstance(value, str) and (match := DURATION.fullmatch(value.strip())):
         return float(match[1]) * _SECONDS[match[2]]
-    raise ValueError(f'a duration is a number of seconds or text like "90s", "15m", "2h", "1d", not {value!r}')
+    raise ValueError(f'a duration is a number of seconds or text like "90s", "15m", "2h", "1d", not {value!r:.60}')

@@ -99,7 +99,7 @@ class Fields:
         value = self.value[key]
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
-        self.report.fault(self.at(key), f"`{key}` is a whole number from {least} to {most}, not {value!r}")
+        self.report.fault(self.at(key), f"`{key}` is a whole number from {least} to {most}, not {value!r:.60}")
         return None
 
     def choice(self, key: str, choices: Sequence[str]) -> str | None:
@@ -108,7 +108,7 @@ class Fields:
         value: str | None = self._typed(key, str, words)
         if value is None or value in choices:
             return value
-        self.report.fault(self.at(key), f"`{key}` is {words}, not {value!r}")
+        self.report.fault(self.at(key), f"`{key}` is {words}, not {value!r:.60}")
         return None
 
     def _typed(self, key: str, type_: type, what: str) -> Any:

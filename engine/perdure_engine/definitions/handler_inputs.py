@@ -147,7 +147,7 @@ def _expected(schema: Schema) -> str:
 
 
 def _shown(value: Any) -> str:
-    return kind(value) if value is None or isinstance(value, dict | list) else f"{kind(value)} ({value!r})"
+    return kind(value) if value is None or isinstance(value, dict | list) else f"{kind(value)} ({value!r:.60})"
 
 
 def _described(schema: Any) -> str:

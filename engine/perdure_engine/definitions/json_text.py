@@ -16,7 +16,7 @@ def read_json(text: str) -> object:
         raise ValueError(f"{_place(text, error.pos)}: this is not JSON: {error.msg}") from error
     except _Repeated:
         position, key = _first_repeated(text)
-        raise ValueError(f"{_place(text, position)}: the key {key!r} is written twice") from None
+        raise ValueError(f"{_place(text, position)}: the key {key!r:.60} is written twice") from None
     except _Constant as constant:
         position = next(token.start() for token in _CONSTANT.finditer(text) if token[1])
         raise ValueError(f"{_place(text, position)}: {constant} is not a JSON number") from None

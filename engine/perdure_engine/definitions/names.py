@@ -45,7 +45,7 @@ def wrong_id(value: str, pattern: re.Pattern[str], what: str) -> str | None:
         return f"a {what} has at most {LONGEST_ID} characters, not {len(value):,}"
     if not pattern.fullmatch(value):
         marks = "`_`, `.` and `-`" if pattern is WORKFLOW_ID else "`_` and `-`"
-        return f"a {what} is made of ASCII letters, digits, {marks}, a letter or `_` first, not {value!r}"
+        return f"a {what} is made of ASCII letters, digits, {marks}, a letter or `_` first, not {value!r:.60}"
     return None
 
 

@@ -48,7 +48,7 @@ def _policy(fields: Fields) -> Retry:
 def _attempts(value: Any, pointer: str, report: Report) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST:
         return value
-    report.fault(pointer, f"attempts are counted from 1 (a single attempt) to {_MOST:,}, not {value!r}")
+    report.fault(pointer, f"attempts are counted from 1 (a single attempt) to {_MOST:,}, not {value!r:.60}")
     return None
 
 
@@ -56,5 +56,5 @@ def _multiplier(fields: Fields, usual: float) -> float:
     value = fields.value.get("multiplier", usual)
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and math.isfinite(value):
         return float(value)
-    fields.report.fault(fields.at("multiplier"), f"`multiplier` is a number, at least 1, not {value!r}")
+    fields.report.fault(fields.at("multiplier"), f"`multiplier` is a number, at least 1, not {value!r:.60}")
     return usual

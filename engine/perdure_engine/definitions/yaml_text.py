@@ -129,7 +129,7 @@ def _key(value: object, seen: dict[str, object], event: Any) -> str:
         written = f': write "{event.value}"' if isinstance(event, yaml.ScalarEvent) else ""
         raise _refusal(event, f"a key must be text{written}")
     if value in seen:
-        raise _refusal(event, f"the key {value!r} is written twice")
+        raise _refusal(event, f"the key {value!r:.60} is written twice")
     if value == "<<" and not event.style:
         raise _refusal(event, "merge keys (<<) are not part of YAML 1.2; write the keys out")
     return value

@@ -24,7 +24,7 @@ def why_skipped(state: RunState, task_id: str) -> str:
 def why_stopped(state: RunState) -> str:
     """For what is left of a run that is stopping or fails."""
     if state.outcome:
-        return f"the run is stopping: {state.stop_reason}"
+        return f"the run is stopping: {state.stop_reason}" if state.stop_reason else "the run is stopping"
     failed = sorted(state.unhandled)
     more = f" and {len(failed) - _SHOWN:,} more" if len(failed) > _SHOWN else ""
     return f"the run fails: {', '.join(failed[:_SHOWN])}{more} failed"

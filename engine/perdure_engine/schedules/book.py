@@ -19,6 +19,7 @@ from perdure_engine.facts import (
     encode_fact,
 )
 from perdure_engine.identity import schedule_stream
+from perdure_engine.reasons import wrong_reason
 from perdure_engine.registry import Registry
 from perdure_engine.schedules.cron import Cron, WrongZone
 from perdure_engine.schedules.crontab import WrongCron
@@ -51,7 +52,7 @@ class UnknownSchedule(LookupError):
     def __init__(self, name: str, known: Sequence[str]) -> None:
         near = get_close_matches(name, known, n=3)
         there = f"did you mean {' or '.join(near)}?" if near else f"there are {len(known)}" if known else "none is set"
-        super().__init__(f"there is no schedule {name!r}; {there}")
+        super().__init__(f"there is no schedule {name!r:.60}; {there}")
 
 
 class Wanted(NamedTuple):
@@ -119,7 +120,9 @@ class Book:
         return schedule
 
     async def pause(self, name: str, reason: str = "") -> Schedule:
-        """Start nothing more. Raises UnknownSchedule."""
+        """Start nothing more. Raises UnknownSchedule, ScheduleRefused for a reason that cannot be recorded."""
+        if why := wrong_reason(reason):
+            raise ScheduleRefused(why)
 
         def decide(schedule: Schedule | None, _now: datetime) -> SchedulePaused | None:
             return None if schedule is None or schedule.paused else SchedulePaused(reason=reason)
@@ -150,7 +153,9 @@ class Book:
         if start > end:
             raise ScheduleRefused(f"the backfill ends at {end.isoformat()}, before it starts at {start.isoformat()}")
         if overlap not in (None, "queue", "allow"):
-            raise ScheduleRefused(f"a backfill's overlap is 'queue' (one after the other) or 'allow', not {overlap!r}")
+            raise ScheduleRefused(
+                f"a backfill's overlap is 'queue' (one after the other) or 'allow', not {overlap!r:.60}"
+            )
         schedule = await self.get(name)
         if (now := await self._rows.now()) < end:
             raise ScheduleRefused(
@@ -249,7 +254,7 @@ def _checked(wanted: Wanted) -> Cron:
         ("catch_up", wanted.catch_up, get_args(CatchUp)),
     ):
         if given not in known:
-            raise ScheduleRefused(f"{what} is one of {', '.join(known)}, not {given!r}")
+            raise ScheduleRefused(f"{what} is one of {', '.join(known)}, not {given!r:.60}")
     try:
         return Cron(wanted.cron, wanted.timezone)
     except (WrongCron, WrongZone) as error:
@@ -258,5 +263,7 @@ def _checked(wanted: Wanted) -> Cron:
 
 def _aware(what: str, moment: datetime) -> datetime:
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise ScheduleRefused(f"a backfill's {what} is a datetime with a time zone, not {moment!r}")
+        raise ScheduleRefused(f"a backfill's {what} is a datetime with a time zone, not {moment!r:.60}")
+    if not datetime.min.year < moment.year < datetime.max.year:
+        raise ScheduleRefused(f"a backfill's {what} is between the years 2 and 9998, not {moment.isoformat()}")
     return moment.astimezone(UTC)

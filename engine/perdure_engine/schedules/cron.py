@@ -136,4 +136,4 @@ def _zone(name: str) -> ZoneInfo:
     except (KeyError, ValueError, OSError, TypeError, AttributeError):
         near = get_close_matches(str(name), sorted(available_timezones()), n=3)
         meant = f"; did you mean {' or '.join(near)}?" if near else ", but Europe/Berlin is one, and UTC"
-        raise WrongZone(f"there is no time zone {name!r}{meant}") from None
+        raise WrongZone(f"there is no time zone {name!r:.60}{meant}") from None

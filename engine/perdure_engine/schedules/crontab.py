@@ -51,7 +51,7 @@ class Crontab(NamedTuple):
 def read_crontab(expression: str) -> Crontab:
     """The times of ``expression``. Raises WrongCron."""
     if not isinstance(expression, str):
-        raise WrongCron(f"a cron expression is text such as '0 9 * * mon-fri', not {expression!r}")
+        raise WrongCron(f"a cron expression is text such as '0 9 * * mon-fri', not {expression!r:.60}")
     fields = MACROS.get(expression.strip().lower(), expression.lower()).split()
     if len(fields) != 5:
         raise WrongCron(
@@ -121,4 +121,4 @@ def _number(field: _Field, text: str) -> int:
     if text.isdigit() and field.first <= int(text) <= field.last:
         return int(text)
     names = f", or {field.names[0]} to {field.names[-1]}" if field.names else ""
-    raise WrongCron(f"{text!r} is no {field.name}: it is {field.first} to {field.last}{names}")
+    raise WrongCron(f"{text!r:.60} is no {field.name}: it is {field.first} to {field.last}{names}")

@@ -58,7 +58,7 @@ def form_named(name: str, source: str) -> Form:
             from perdure_eventstore.transfer.cloud_events import CloudEvents
 
             return CloudEvents(source)
-    raise ValueError(f"an export is in jsonl or in cloudevents, not in {name!r}")
+    raise ValueError(f"an export is in jsonl or in cloudevents, not in {name!r:.60}")
 
 
 def form_of(first_line: bytes) -> Form:
