@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     """How long the runs of a dead node wait for another."""
     stop: float = Field(default=10.0, ge=0.01, le=86_400)
     """How long a clean stop may take: handlers get three quarters of it, and recording what came of them the rest."""
-    poll: float = Field(default=5.0, ge=0.01, le=3_600)
+    poll: float = Field(default=6.0, ge=0.01, le=3_600)
     """How long a lost hint can delay an event."""
     patience: float = Field(default=10.0, ge=0, le=86_400)
     """How long publish and start wait for a database that cannot be reached."""

@@ -189,6 +189,9 @@ class Attempts:
             # An outage of the log's own Postgres is no fault of the handler's.
             return attempt.interrupted(self._now(), clean=lost.is_outage)
         except BrokenExecutor as error:
+            if task_type.executor is None:
+                # A pool of the handler's own: like any other error of its.
+                return self._failed(attempt, error)
             order = attempt.order
             log.warning("an attempt's executor died", run=str(order.run_id), task=order.spec.task_id, error=str(error))
             return attempt.interrupted(self._now())

@@ -70,7 +70,7 @@ class Settings(NamedTuple):
     """Attempts at once."""
     lease: float = 10.0
     """How long a dead node's runs wait for another."""
-    poll: float = 5.0
+    poll: float = 6.0
     """How long a lost hint can delay an event from outside."""
     stop: float = 10.0
     """How long a clean stop may take before it becomes an unclean one."""

@@ -292,6 +292,21 @@ async def test_a_function_that_makes_no_executor_fails_its_tasks_and_lets_the_no
             await (await app.start("one")).result(timeout=20)
 
 
+async def test_a_pool_of_the_handlers_own_that_breaks_fails_its_attempt(database_url: str) -> None:
+    app = new_app(database_url)
+
+    @app.task("burn", retry=perdure.Retry(attempts=1))
+    async def burns() -> None:
+        raise BrokenExecutor("its own pool broke")
+
+    async with app.node(views=False):
+        await app.register(one("burn"))
+        run = await app.start("one")
+        with pytest.raises(perdure.RunFailed, match="its own pool broke"):
+            await run.result(timeout=10)
+    assert "TaskInterrupted a 1" not in story(database_url, run.run_id)
+
+
 async def test_what_an_executor_has_not_begun_ends_at_once_with_its_run(database_url: str, tmp_path: Path) -> None:
     app, notes = new_app(database_url), tmp_path / "notes"
     over = threading.Event()
