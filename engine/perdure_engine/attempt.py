@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure_engine.definitions.definition import Retry, TaskSpec
@@ -22,7 +23,7 @@ Reason = Literal["stopping", "closing"] | Limit
 """Why an attempt was cancelled: its run stops, its node does, or a limit of time was reached."""
 
 
-class Order(NamedTuple):
+class Order(msgspec.Struct, frozen=True):
     """What an attempt is of."""
 
     run_id: UUID

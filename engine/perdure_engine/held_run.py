@@ -11,8 +11,8 @@ is known to be on the disk, and no handler is called before that.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from perdure_engine.history import Loaded
@@ -32,7 +32,7 @@ from perdure_eventstore.patience import patiently
 log = structlog.get_logger(__name__)
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True):
     """A command in the mailbox; ``inbox`` is the row it came from. A BeginAttempt holds a slot."""
 
     command: RunCommand
@@ -42,7 +42,7 @@ class Message(NamedTuple):
 Advance = Callable[[RunState, RunCommand], tuple[list[RunEvent], RunState]]
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """What a turn decided, to be appended."""
 
     messages: Sequence[Message]
@@ -285,7 +285,7 @@ class HeldRun:
             self._keep(decision)
             self._alone = len(decision.messages)
             return True
-        command, letter = decision.messages[0]
+        command, letter = decision.messages[0].command, decision.messages[0].inbox
         instead: FailAttempt | InterruptAttempt
         match command:
             case CompleteAttempt(at=at, task_id=task_id, attempt=attempt):

@@ -3,8 +3,9 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -37,7 +38,7 @@ Tell = Callable[[Any], None]
 """Takes an answer: Appended, a list of them for several appends together, or a LogError."""
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True):
     """An entry in the queue, with its events and its bytes."""
 
     entry: Entry
