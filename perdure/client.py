@@ -17,9 +17,10 @@ from perdure_engine.definitions.names import RESERVED_EVENTS, wrong_event_name
 from perdure_engine.doctor.doctor import Diagnosis, Doctor
 from perdure_engine.erasure import Erasure, ErasureRefused
 from perdure_engine.facts import EventPublished, EventRouted, decode_fact, encode_fact
-from perdure_engine.history import Loaded, RunArchived, UnknownRun, fold_tail, load_run
+from perdure_engine.history import Loaded, RunArchived, UnknownRun, fold_tail, load_run, load_short
 from perdure_engine.identity import new_id
 from perdure_engine.node import Node
+from perdure_engine.open_runs import AskedTogether, OpenRuns
 from perdure_engine.reasons import wrong_reason
 from perdure_engine.registry import Registered, Registration, Registry
 from perdure_engine.run.commands import StartRun
@@ -63,6 +64,8 @@ class Client:
             Reader(self._session, schema, vault),
             Snapshots(self._session, schema, sealing=sealing_of(vault)),
         )
+        self._open_runs = OpenRuns(self._session, schema)
+        self._short = AskedTogether(lambda runs: load_short(self.reader, self.registry, runs, self._snapshots))
         self._open_key = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
@@ -199,33 +202,23 @@ class Client:
             raise
 
     async def _wait(self, run: UUID) -> RunState:
-        pause, known, waited = _POLL, None, False
+        pause, known = _POLL, None
         while True:
-            endings = self.node.tenure.endings if self.node and self.node.tenure else None
-            if endings and (state := endings.get(run)) is not None:
+            tenure = self.node.tenure if self.node else None
+            if tenure is not None and (state := tenure.endings.get(run)) is not None:
                 return state
-            if endings and (not waited or self._is_held(run)):
-                # Most runs that this process waits for it executes as well, and hears of their end.
-                waited = True
-                await endings.wait(run, _MOST_POLL)
+            if tenure is not None and tenure.holder.is_held(run):
+                # Until it ends or is another node's.
+                await tenure.endings.wait(run, _MOST_POLL)
                 continue
-            if known is None or await self.reader.head(run) != known.head:
-                known = await self._further(run, known)
-                if known is not None:
-                    pause = _POLL
-                    if known.state.is_ended:
-                        if known.erased:
-                            raise RunErased(run, str(known.state.status))
-                        return known.state
-            if endings:
-                await endings.wait(run, pause)
-            else:
-                await asyncio.sleep(pause)
+            await self._open_runs.closed(run)
+            known = await self._further(run, known)
+            if known is not None and known.state.is_ended:
+                if known.erased:
+                    raise RunErased(run, str(known.state.status))
+                return known.state
+            await asyncio.sleep(pause)
             pause = min(pause * 1.3, _MOST_POLL)
-
-    def _is_held(self, run: UUID) -> bool:
-        tenure = self.node.tenure if self.node else None
-        return tenure is not None and tenure.holder.is_held(run)
 
     async def load(self, run: UUID) -> Loaded:
         """The run as its events are now. Raises UnknownRun."""
@@ -236,7 +229,8 @@ class Client:
         if known is not None:
             return await fold_tail(self.reader, self.registry, known)
         try:
-            return await self.load(run)
+            # Of many that end at once, the short ones are read in one go.
+            return (await self._short(run)).get(run) or await self.load(run)
         except RunArchived:
             raise
         except UnknownRun:

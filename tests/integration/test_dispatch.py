@@ -451,3 +451,24 @@ async def test_an_attempt_elsewhere_goes_on_when_its_runs_owner_is_killed(
         assert "TaskInterrupted" not in " ".join(story(database_url, run.run_id))
     assert len(calls) >= 2 * len(mine)
     assert_kept(database_url, at_rest=False)
+
+
+async def test_results_of_another_process_are_waited_for_together(database_url: str, nodes: AsyncExitStack) -> None:
+    """As many statements as moments at which something ended, and not as many as there are who wait."""
+    waiting, working = new_app(database_url), new_app(database_url)
+    recorder(working)
+    for app in (waiting, working.node(views=False)):
+        await nodes.enter_async_context(app)
+    await waiting.register(workflow("w", task("a", inputs={"n": "{{n}}"})))
+    runs = [await waiting.start("w", {"n": n}) for n in range(60)]
+    session, asked = waiting.client._session, list[str]()
+    fetch = session.fetch
+
+    async def counted(statement: str, parameters: Any = ()) -> Any:
+        asked.append(statement)
+        return await fetch(statement, parameters)
+
+    session.fetch = counted  # type: ignore[method-assign]
+    results = await asyncio.gather(*(run.result(timeout=10) for run in runs))
+    assert [each["a"]["n"] for each in results] == list(range(60))
+    assert len(asked) < 60

@@ -256,7 +256,7 @@ async def test_what_is_wrong_with_a_wish_is_said_before_anything_is_sent(databas
                 await app.publish(name, key=key, connection=face.given)
         with pytest.raises(perdure.PayloadRefused):
             await app.publish("x", 2**64, connection=face.given)
-        with pytest.raises(StartRefused, match="at most 1000 characters"):
+        with pytest.raises(StartRefused, match="at most 1,000 characters"):
             await app.cancel(uuid4(), "x" * 1001, connection=face.given)
         assert face.given.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
