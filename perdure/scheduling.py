@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.client import as_json
 from perdure_engine.facts import CatchUp, Overlap
-from perdure_engine.schedules.book import Wanted
 from perdure_engine.schedules.schedule import Schedule
+from perdure_engine.schedules.wanted import Wanted
 
 if TYPE_CHECKING:
     from perdure.client import Client
@@ -66,7 +66,10 @@ class Scheduling:
         return await self.client.schedules.all()
 
     async def pause_schedule(self, name: str, reason: str = "") -> Schedule:
-        """Start nothing more of a schedule until it is resumed. Raises UnknownSchedule."""
+        """Start nothing more of a schedule until it is resumed; ``reason`` (at most 1,000 characters) is recorded.
+
+        Raises UnknownSchedule, ScheduleRefused.
+        """
         return await self.client.schedules.pause(name, reason)
 
     async def resume_schedule(self, name: str) -> Schedule:

@@ -18,10 +18,11 @@ from perdure.cli.output import emit, people, remark, warn
 from perdure.cli.place import find_app
 from perdure.cli.verb import Common
 from perdure.cli.words import local, shortened, status
-from perdure.client import Client, check_reason
+from perdure.client import Client
 from perdure_engine.facts import CatchUp, Overlap
-from perdure_engine.schedules.book import Book, Happened, Wanted
+from perdure_engine.schedules.book import Book, Happened
 from perdure_engine.schedules.schedule import Schedule
+from perdure_engine.schedules.wanted import Wanted
 
 _NEXT = 5
 """How many times to come are shown."""
@@ -78,7 +79,7 @@ async def show_schedule(common: Common, name: str, limit: int) -> int:
 
 async def pause_schedule(common: Common, name: str, reason: str) -> int:
     """The verb ``schedule pause``."""
-    check_reason(text("--reason", reason) or "")
+    text("--reason", reason)
     return await _change(common, f"{name} is paused", lambda book: book.pause(name, reason))
 
 

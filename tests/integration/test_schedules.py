@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from perdure.encryption import EncryptionSettings
 from perdure_engine.facts import ScheduleFired, ScheduleMissed, ScheduleSet
 from perdure_engine.identity import run_for_time, schedule_stream
 from perdure_engine.imported import ImportedWork
-from perdure_engine.schedules.book import ScheduleRefused, UnknownSchedule
+from perdure_engine.schedules.book import UnknownSchedule
 from perdure_engine.schedules.schedule import Schedule, evolve
+from perdure_engine.schedules.wanted import ScheduleRefused
 from perdure_eventstore.vault.master import new_master_key
 
 pytestmark = pytest.mark.every_postgres
@@ -327,6 +328,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"catch_up": "some"}, "catch_up is one of all, last, none, not 'some'"),
     ({"name": ""}, "a schedule's name is 1 to 200 printable characters, not ''"),
     ({"event": "began"}, "'began' is no entry of report; it has none: leave event= out"),
+    ({"cron": "٩ * * * *"}, "'٩' is no minute"),
 ]
 
 
@@ -352,6 +354,30 @@ async def test_wrong_use_of_what_is_there_is_said_in_a_sentence(world: World) ->
             await world.app.backfill("nightly", start, end)
     with pytest.raises(ScheduleRefused, match=r"'queue' .* or 'allow', not 'skip'"):
         await world.app.backfill("nightly", at(1), at(4), overlap="skip")
+    for start in (datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))):
+        with pytest.raises(ScheduleRefused, match="a backfill's start is a time from 1970 to 9999 in UTC, not 0001"):
+            await world.app.backfill("nightly", start, at(4))
+
+
+@pytest.mark.parametrize("reason", [None, 5, "a\0b", "\ud800", "x" * 1_001])
+async def test_a_reason_that_cannot_be_read_again_is_refused_before_it_is_recorded(world: World, reason: Any) -> None:
+    await world.app.schedule("s", "report", cron="0 3 * * *")
+    with pytest.raises(ScheduleRefused, match="a reason is text of at most 1,000 characters"):
+        await world.app.pause_schedule("s", reason)
+    assert [type(fact).__name__ for fact in happened(world.url, "s")] == ["ScheduleSet"]
+    assert (await world.app.pause_schedule("s", 'it\'s \\u0000 "quoted"')).paused
+    assert len(await world.app.client.schedules.history("s")) == 2
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "", "a" * 100_000, 5, None, ["s"]])
+async def test_a_name_that_no_schedule_may_have_is_unknown(world: World, name: Any) -> None:
+    book = world.app.client.schedules
+    asks = (book.get, book.pause, book.resume, book.delete, lambda name: book.backfill(name, at(1), at(2)))
+    for ask in asks:
+        with pytest.raises(UnknownSchedule, match="there is no schedule") as unknown:
+            await ask(name)
+        assert len(str(unknown.value)) < 200
+    assert await book.history(name) == []
 
 
 async def test_two_who_change_it_at_once_both_get_their_change(world: World) -> None:
