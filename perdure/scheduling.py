@@ -66,7 +66,9 @@ class Scheduling:
         return await self.client.schedules.all()
 
     async def pause_schedule(self, name: str, reason: str = "") -> Schedule:
-        """Start nothing more of a schedule until it is resumed; ``reason`` (at most 1,000 characters) is recorded.
+        """Start nothing more of a schedule, nor of its backfills, until it is resumed.
+
+        ``reason``, of at most 1,000 characters, is recorded.
 
         Raises UnknownSchedule, ScheduleRefused.
         """
@@ -84,6 +86,7 @@ class Scheduling:
         """Start a run for every time of a schedule from ``start`` to ``end`` that has none, also before it was set.
 
         ``overlap`` is ``queue`` (one after the other) or ``allow``; without it ``allow`` if the schedule has that, and
-        else ``queue``. Raises UnknownSchedule, ScheduleRefused.
+        else ``queue``. A range holds 10,000 times at most. Of a schedule that is paused, they start once it is resumed.
+        Raises UnknownSchedule, ScheduleRefused.
         """
         return await self.client.schedules.backfill(name, start, end, overlap)

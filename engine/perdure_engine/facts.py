@@ -97,7 +97,7 @@ class ScheduleSet(_Fact, frozen=True, kw_only=True):
 
 
 class SchedulePaused(_Fact, frozen=True, kw_only=True):
-    """Nothing is started from here on, but for backfills."""
+    """Nothing is started from here on, of backfills neither."""
 
     reason: str = ""
 

@@ -107,7 +107,11 @@ async def backfill_schedule(common: Common, name: str, from_: str, until: str, o
         start, end = _moment("--from", from_, schedule), _moment("--until", until, schedule, end=True)
         return await book.backfill(name, start, end, overlap)
 
-    return await _change(common, f"{name} is backfilled from {from_} until {until}", ask)
+    async with looking(find_app(common), views=False) as client:
+        schedule = await ask(client.schedules)
+        later = " once it is resumed: it is paused" if schedule.paused else ""
+        await _tell(common, client, schedule, f"{name} is backfilled from {from_} until {until}{later}")
+    return exits.DONE
 
 
 async def _change(common: Common, sentence: str, work: Callable[[Book], Awaitable[Schedule]]) -> int:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from applications import Calls, new_app, recorder, task, until, workflow
@@ -20,6 +21,7 @@ from perdure_engine.facts import ScheduleFired, ScheduleMissed, ScheduleSet
 from perdure_engine.identity import run_for_time, schedule_stream
 from perdure_engine.imported import ImportedWork
 from perdure_engine.schedules.book import UnknownSchedule
+from perdure_engine.schedules.firing import Firing
 from perdure_engine.schedules.schedule import Schedule, evolve
 from perdure_engine.schedules.wanted import ScheduleRefused
 from perdure_eventstore.vault.master import new_master_key
@@ -281,11 +283,52 @@ async def test_a_long_backfill_side_by_side_is_planned_in_parts(world: World) ->
     assert len(set(runs(world.url))) == 264
 
 
-async def test_a_paused_schedule_is_backfilled_all_the_same(world: World) -> None:
-    await world.app.schedule("s", "report", cron="0 * * * *")
+async def test_a_pause_holds_a_backfill_until_it_is_resumed(world: World) -> None:
+    await world.app.schedule("s", "held", cron="0 * * * *")
+    await world.app.backfill("s", at(9), at(11))
+    await world.until_fired("s", ("started", at(9)))
     await world.app.pause_schedule("s")
-    await world.app.backfill("s", at(10), at(11))
-    await world.until_fired("s", ("started", at(10)), ("started", at(11)))
+    await world.go(0)
+    await world.app.backfill("s", at(7), at(7), overlap="allow")
+    for _ in range(3):
+        world.look()
+        await asyncio.sleep(0.1)
+    assert fired(world.url, "s") == [("started", at(9))]
+    await world.app.resume_schedule("s")
+    await world.until_fired("s", ("started", at(9)), ("started", at(10)))
+    await world.go(1)
+    await world.until_fired("s", *(("started", at(hour)) for hour in (9, 10, 11, 7)))
+    assert len(runs(world.url)) == 4
+
+
+async def test_a_pause_between_the_start_of_a_run_and_its_record_loses_neither(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Firing._begin
+
+    async def pausing(firing: Firing, schedule: Schedule, run: UUID, due: datetime) -> None:
+        await begin(firing, schedule, run, due)
+        await world.app.pause_schedule("s")
+
+    monkeypatch.setattr(Firing, "_begin", pausing)
+    await world.app.schedule("s", "report", cron="0 * * * *")
+    await world.pass_by(hours=1)
+    await world.until_fired("s", ("started", at(13)))
+    (schedule,) = await world.app.schedules()
+    assert (schedule.paused, schedule.last_due, schedule.next_due) == (True, at(13), at(14))
+    assert runs(world.url) == [schedule.last_run]
+
+
+async def test_a_backfill_asks_for_no_more_than_10_000_times(world: World) -> None:
+    await world.app.schedule("s", "report", cron="* * * * *")
+    first = NOON.replace(second=0) - timedelta(days=365)
+    with pytest.raises(ScheduleRefused, match=r"due more than 10,000 times .* in parts, the first until ") as refused:
+        await world.app.backfill("s", first, NOON, overlap="allow")
+    assert [type(fact).__name__ for fact in happened(world.url, "s")] == ["ScheduleSet"]
+    await world.app.pause_schedule("s")
+    until_ = datetime.fromisoformat(str(refused.value).rpartition(" ")[2])
+    assert until_ == first + timedelta(minutes=9_999)
+    assert len((await world.app.backfill("s", first, until_)).backfills) == 1
 
 
 async def test_a_workflow_that_cannot_start_is_recorded_and_the_schedule_goes_on(world: World) -> None:
@@ -385,6 +428,7 @@ async def test_two_who_change_it_at_once_both_get_their_change(world: World) -> 
     await asyncio.gather(*(world.app.pause_schedule("s") for _ in range(3)), world.app.backfill("s", at(11), at(12)))
     (schedule,) = await world.app.schedules()
     assert schedule.paused
+    await world.app.resume_schedule("s")
     await world.until_fired("s", ("started", at(11)), ("started", at(12)))
 
 

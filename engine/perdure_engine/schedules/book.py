@@ -1,5 +1,6 @@
 """What programs ask of schedules: set, pause, resume, delete, backfill, look. The nodes do the rest."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
@@ -39,6 +40,8 @@ from perdure_eventstore.session import Session
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
 
+MOST_TIMES = 10_000
+"""Times in the range of one backfill."""
 MOST_BACKFILLS = 100
 """Backfills of one schedule that are not done yet."""
 
@@ -127,7 +130,7 @@ class Book:
         await self._change(name, lambda schedule, _now: None if schedule is None else ScheduleDeleted())
 
     async def backfill(self, name: str, start: datetime, end: datetime, overlap: str | None = None) -> Schedule:
-        """Ask for a run of every time from ``start`` to ``end`` that has none.
+        """Ask for a run of every time from ``start`` to ``end`` that has none; of one that is paused, once it goes on.
 
         Raises UnknownSchedule, ScheduleRefused.
         """
@@ -138,8 +141,15 @@ class Book:
                 f"the backfill ends at {end.isoformat()}, and it is {now.isoformat(timespec='seconds')}: what is to "
                 "come is the schedule's own"
             )
-        if not list(islice(schedule.times.between(start, end), 1)):
+        # Ten thousand take about a second.
+        times = await asyncio.to_thread(lambda: [*islice(schedule.times.between(start, end), MOST_TIMES + 1)])
+        if not times:
             raise ScheduleRefused(f"{name} is never due from {start.isoformat()} to {end.isoformat()}")
+        if len(times) > MOST_TIMES:
+            raise ScheduleRefused(
+                f"{name} is due more than {MOST_TIMES:,} times from {start.isoformat()} to {end.isoformat()}: ask for "
+                f"it in parts, the first until {times[-2].isoformat()}"
+            )
 
         def decide(schedule: Schedule | None, _now: datetime) -> BackfillRequested | None:
             if schedule is None:

@@ -68,7 +68,7 @@ class ScheduleRows:
                 where e.stream = s.schedule order by version desc limit 1) h
             left join lateral (select run from "{schema}".open_runs r where r.run = s.last_run limit 1) o on true"""
         self._due = f"""{self._read} where s.shard = any(%s) and not s.paused and s.next_due <= %s
-            union all {self._read} where s.shard = any(%s) and s.has_more and (s.paused or s.next_due > %s)"""
+            union all {self._read} where s.shard = any(%s) and s.has_more and s.next_due > %s"""
         self._next = f"""select min(first.next_due) from unnest(%s::smallint[]) as mine (shard)
             cross join lateral (select next_due from "{schema}".schedules s where s.shard = mine.shard and not s.paused
                                 and s.next_due > %s order by next_due limit 1) first"""
