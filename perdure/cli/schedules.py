@@ -91,11 +91,13 @@ async def resume_schedule(common: Common, name: str) -> int:
 async def delete_schedule(common: Common, name: str) -> int:
     """The verb ``schedule delete``."""
     async with looking(find_app(common), views=False) as client:
-        await client.schedules.delete(name)
+        deleted = await client.schedules.delete(name)
     if common.json:
-        emit({"name": name, "state": "deleted"})
+        emit({"name": name, "state": "deleted", "stream": deleted.id})
     else:
-        remark(f"{name} is deleted; its runs under way go on")
+        remark(
+            f"{name} is deleted; its runs under way go on; `perdure erase {deleted.id}` takes its input out of the log"
+        )
     return exits.DONE
 
 

@@ -17,6 +17,7 @@ from transfers import another_log, exported, import_lines, url_of
 
 import perdure
 from perdure.encryption import EncryptionSettings
+from perdure_engine.erasure import ErasureRefused
 from perdure_engine.facts import ScheduleFired, ScheduleMissed, ScheduleSet
 from perdure_engine.identity import run_for_time, schedule_stream
 from perdure_engine.imported import ImportedWork
@@ -24,7 +25,9 @@ from perdure_engine.schedules.book import UnknownSchedule
 from perdure_engine.schedules.firing import Firing
 from perdure_engine.schedules.schedule import Schedule, evolve
 from perdure_engine.schedules.wanted import ScheduleRefused
+from perdure_eventstore.database import raw_connection
 from perdure_eventstore.vault.master import new_master_key
+from perdure_eventstore.verify import verify
 
 pytestmark = pytest.mark.every_postgres
 
@@ -456,6 +459,33 @@ async def test_where_payloads_are_encrypted_so_is_the_input(
         result = await app.run(runs(database_url)[0]).result(timeout=10)
         assert result["a"]["n"] == "very-private-marker"
     assert found_in(database_url, "very-private-marker") == []
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_the_inputs_of_a_deleted_schedule_can_be_erased(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encrypted: bool
+) -> None:
+    HandClock(monkeypatch)
+    new_master_key(tmp_path / "master")
+    settings = {"encryption": EncryptionSettings(master_key=tmp_path / "master")} if encrypted else {}
+    async with new_app(database_url, **settings) as app:
+        await app.register(REPORT, allow_unknown_types=True)
+        for n in (1, 2):
+            made = await app.schedule(
+                "s", "report", cron="0 * * * *", input={"n": f"private-marker-{n}"}, key="a-person"
+            )
+        with pytest.raises(ErasureRefused, match="schedule s needs its input: delete it first"):
+            await app.erase(made.id)
+        await app.delete_schedule("s")
+        assert (await app.erase(made.id, reason="asked to be forgotten")).payloads == 2
+        assert (await app.erase(made.id)).payloads == 0
+        assert found_in(database_url, "private-marker") == [] == found_in(database_url, "a-person")
+        assert len(await app.client.schedules.history("s")) == 3
+        with pytest.raises(ScheduleRefused, match="schedule s was deleted and erased: take another name"):
+            await app.schedule("s", "report", cron="0 * * * *")
+        assert (await app.doctor()).faults == []
+        async with raw_connection(app.database) as connection:
+            assert [each.fault async for each in verify(connection)][-1] is None
 
 
 def test_the_blocking_face_has_the_same(database_url: str) -> None:

@@ -34,6 +34,7 @@ from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
 from perdure_eventstore.errors import Conflict
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.keeper import KEEPING
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
@@ -91,6 +92,8 @@ class Book:
         except WrongStart as error:
             raise ScheduleRefused(str(error)) from error
         there = await self._find(wanted.name)
+        if there is None and await self._rows.is_erased(schedule_stream(wanted.name)):
+            raise ScheduleRefused(f"schedule {wanted.name} was deleted and erased: take another name")
         unchanged = there.schedule.set_by if there and await self._last_set(there) == wanted else 0
 
         def decide(schedule: Schedule | None, now: datetime) -> ScheduleSet | None:
@@ -124,10 +127,11 @@ class Book:
 
         return await self._change_known(name, decide)
 
-    async def delete(self, name: str) -> None:
-        """Forget it; runs under way go on. Raises UnknownSchedule."""
-        await self.get(name)
+    async def delete(self, name: str) -> Schedule:
+        """Forget it, as it was returned; runs under way go on. Raises UnknownSchedule."""
+        schedule = await self.get(name)
         await self._change(name, lambda schedule, _now: None if schedule is None else ScheduleDeleted())
+        return schedule
 
     async def backfill(self, name: str, start: datetime, end: datetime, overlap: str | None = None) -> Schedule:
         """Ask for a run of every time from ``start`` to ``end`` that has none; of one that is paused, once it goes on.
@@ -180,6 +184,7 @@ class Book:
         return [
             Happened(recorded, decode_fact(recorded))
             async for recorded in self._reader.stream(stream, after=max(0, head.version - last))
+            if recorded.type not in KEEPING
         ]
 
     async def _find(self, name: str) -> Known | None:

@@ -11,6 +11,7 @@ from perdure_engine.identity import shard_of
 from perdure_engine.schedules.schedule import Backfill, Schedule, Waiting
 from perdure_engine.work import Rows
 from perdure_eventstore.events import Head
+from perdure_eventstore.keeper import ERASED
 from perdure_eventstore.session import Session
 
 
@@ -72,6 +73,8 @@ class ScheduleRows:
         self._next = f"""select min(first.next_due) from unnest(%s::smallint[]) as mine (shard)
             cross join lateral (select next_due from "{schema}".schedules s where s.shard = mine.shard and not s.paused
                                 and s.next_due > %s order by next_due limit 1) first"""
+        self._erased = f"""select exists (
+            select from "{schema}".events where stream = %s and type = '{ERASED}')"""
         self._started = f'select distinct stream from "{schema}".events where stream = any(%s)'
 
     async def now(self) -> datetime:
@@ -96,6 +99,11 @@ class ScheduleRows:
     async def next_due(self, shards: Sequence[int], after: datetime) -> datetime | None:
         """When one of ``shards`` is due first after ``after``."""
         found: datetime | None = (await self._session.fetch(self._next, (list(shards), after)))[0][0]
+        return found
+
+    async def is_erased(self, schedule: UUID) -> bool:
+        """Whether payloads of it were erased."""
+        found: bool = (await self._session.fetch(self._erased, (schedule,)))[0][0]
         return found
 
     async def started(self, runs: Sequence[UUID]) -> set[UUID]:
