@@ -20,6 +20,7 @@ from perdure_engine.doctor.inbox import check_inbox
 from perdure_engine.doctor.mending import mend
 from perdure_engine.doctor.places import check_permits, check_router, check_shards, check_staged
 from perdure_engine.doctor.runs import check_runs
+from perdure_engine.doctor.schedules import check_schedules
 from perdure_engine.doctor.snapshot import Snapshot, one_moment
 from perdure_eventstore.errors import LogError, LogUnavailable
 
@@ -39,10 +40,13 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_shards,
     check_permits,
     check_staged,
+    check_schedules,
 )
 """Each for some of the tables: all of what is wrong there, or what still is of what was found before."""
 
-_LOCKED: Final = ("open_runs", "timers", "waits", "inbox", "assignments", "permits", "definitions", "router", "shards")
+_LOCKED: Final = (
+    "open_runs", "timers", "waits", "inbox", "assignments", "permits", "definitions", "router", "shards", "schedules",
+)  # fmt: skip
 _WAIT = "set local lock_timeout = '2s'"
 _TRIES = 5
 

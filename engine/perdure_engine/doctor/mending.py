@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from perdure_engine.doctor.faults import Fault, Row
 from perdure_engine.doctor.snapshot import Snapshot
 
-_TYPES = {"xact": "xid8"}
+_TYPES = {"xact": "xid8", "waiting": "json"}
 """Columns whose values Python has as text."""
 
 
 async def mend(log: Snapshot, faults: Sequence[Fault]) -> list[Fault]:
-    """Rebuild the rows of ``faults``, and have the nodes look at the runs they belong to. Raises LogError.
+    """Rebuild the rows of ``faults``, and have the nodes look at the runs and schedules concerned. Raises LogError.
 
     Returns the faults; those that could not be rebuilt, or cannot be, say why.
     """
@@ -23,6 +23,10 @@ async def mend(log: Snapshot, faults: Sequence[Fault]) -> list[Fault]:
     adopted = f"""insert into "{log.schema}".inbox (run, shard, kind)
         select o.run, o.shard, 'started' from "{log.schema}".open_runs o where o.run = any(%s)"""
     await log.session.fetch(adopted, (list(runs),))
+    schedules = [fault.where["schedule"] for fault in faults if fault.table == "schedules"]
+    told = f"""insert into "{log.schema}".inbox (run, shard, kind)
+        select s.schedule, s.shard, 'schedule' from "{log.schema}".schedules s where s.schedule = any(%s)"""
+    await log.session.fetch(told, (schedules,))
     await log.session.fetch("select pg_notify(%s, '')", (log.schema,))
     return [*faults]
 

@@ -25,7 +25,7 @@ class _Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _decode = msgspec.json.Decoder(_Waiting).decode
 _NOTHING = _Waiting()
-_COLUMNS = (
+COLUMNS = (
     "name", "workflow_id", "cron", "timezone", "overlap", "catch_up", "set_by", "paused", "next_due", "last_due",
     "last_run",
 )  # fmt: skip
@@ -46,7 +46,7 @@ def row_of(schedule: UUID, state: Schedule | None, *, tell: bool) -> Rows:
     row: dict[str, Any] = {"schedule": schedule}
     if state is not None:
         waiting = _Waiting(state.queue, state.backlog, state.backfills)
-        row |= {column: getattr(state, column) for column in _COLUMNS}
+        row |= {column: getattr(state, column) for column in COLUMNS}
         row |= {"shard": shard_of(schedule), "has_more": state.has_more}
         row["waiting"] = None if waiting == _NOTHING else msgspec.to_builtins(waiting)
     rows: Rows = {"schedules": [row]}
@@ -60,7 +60,7 @@ class ScheduleRows:
 
     def __init__(self, session: Session, schema: str) -> None:
         self._session = session
-        columns = ", ".join(f"s.{column}" for column in ("schedule", *_COLUMNS, "waiting"))
+        columns = ", ".join(f"s.{column}" for column in ("schedule", *COLUMNS, "waiting"))
         # The row and the head of its stream in one snapshot: they commit together. With "exists" in the place of the
         # second lateral, Postgres may choose to read all open runs.
         self._read = f"""select {columns}, h.version, h.hash, o.run is not null
@@ -114,7 +114,7 @@ class ScheduleRows:
 def _known(row: Sequence[Any]) -> Known:
     schedule, *columns, waiting, version, hash_, is_open = row
     left = _NOTHING if waiting is None else _decode(waiting)
-    fields = {name: _utc(value) for name, value in zip(_COLUMNS, columns, strict=True)}
+    fields = {name: _utc(value) for name, value in zip(COLUMNS, columns, strict=True)}
     state = Schedule(id=schedule, **fields, queue=left.queue, backlog=left.backlog, backfills=left.backfills)
     return Known(state, Head(version, hash_), is_open)
 
