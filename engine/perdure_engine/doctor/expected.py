@@ -21,6 +21,8 @@ class Expected:
         """The attempt of each task that is under way, and the node it is on."""
         self.active: set[str] = set()
         """The tasks that are scheduled or under way."""
+        self.digest = ""
+        """Its definition."""
         self.event_id: UUID | None = None
         """The event that started it."""
         self.is_keyed = False
@@ -33,7 +35,7 @@ class Expected:
         self._count(event)
         match event:
             case e.RunStarted():
-                self.event_id, self.is_keyed = event.event_id, event.keyed
+                self.digest, self.event_id, self.is_keyed = event.digest, event.event_id, event.keyed
             case e.TaskStarted():
                 self.under_way[event.task_id] = event.attempt, event.node
             case e.TaskCompleted() | e.TaskFailed() | e.TaskTimedOut() | e.TaskInterrupted() | e.TaskCancelled() if (

@@ -2,9 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+from perdure_engine.doctor.assigned import is_missing
 from perdure_engine.doctor.faults import Fault, Row
 from perdure_engine.doctor.snapshot import Snapshot
+from perdure_engine.identity import shard_of
+from perdure_engine.results import write_result
+from perdure_engine.run.commands import InterruptAttempt
 
 _TYPES = {"xact": "xid8", "waiting": "json"}
 """Columns whose values Python has as text."""
@@ -59,6 +64,8 @@ async def _without_key(log: Snapshot, faults: Sequence[Fault]) -> list[Fault]:
 
 def _statement(schema: str, fault: Fault) -> tuple[str, list[object]]:
     table, where, log = f'"{schema}".{fault.table}', fault.where, fault.log
+    if is_missing(fault):
+        return _interrupted(schema, fault)
     if log is None:
         return f"delete from {table} where {_equal(where, ' and ')}", [*where.values()]
     if fault.there is not None:
@@ -68,6 +75,14 @@ def _statement(schema: str, fault: Fault) -> tuple[str, list[object]]:
         ]
     row = where | log
     return f"insert into {table} ({', '.join(row)}) values ({', '.join(['%s'] * len(row))})", [*row.values()]
+
+
+def _interrupted(schema: str, fault: Fault) -> tuple[str, list[object]]:
+    """The owner is told what the attempt's node would say of one that came to nothing."""
+    run, task_id, attempt = fault.where["run"], fault.where["task_id"], (fault.log or {})["attempt"]
+    ended = InterruptAttempt(at=datetime.now(UTC), task_id=task_id, attempt=attempt)
+    statement = f"""insert into "{schema}".inbox (run, shard, kind, detail) values (%s, %s, 'attempt', %s::json)"""
+    return statement, [run, shard_of(run), write_result(ended).detail.decode()]
 
 
 def _equal(row: Row, between: str) -> str:
