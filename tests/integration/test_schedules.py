@@ -147,6 +147,36 @@ async def test_a_node_whose_own_clock_jumps_fires_by_that_of_the_database(databa
         assert 0 <= late < 1.0
 
 
+@pytest.mark.parametrize(
+    ("evening", "half_past_two"),
+    [(datetime(2031, 3, 29, 20, 15, tzinfo=UTC), 60), (datetime(2031, 10, 25, 20, 15, tzinfo=UTC), 30)],
+    ids=["spring", "autumn"],
+)
+async def test_through_a_night_in_which_the_clocks_change_each_time_fires_once(
+    world: World, evening: datetime, half_past_two: int
+) -> None:
+    """In spring 02:30 is passed over, and due as the gap ends; in autumn it comes twice, and is due the first time.
+
+    The node's machine goes through the same night, and its clock jumps back by a day in the middle of it.
+    """
+    midnight, world.clock.moment = (evening + timedelta(days=1)).replace(hour=0, minute=0), evening
+    with freeze_time(evening, tick=True, real_asyncio=True, ignore=["apscheduler.triggers"]) as machine:
+        for name, cron in (("nightly", "30 2 * * *"), ("half-hourly", "*/30 * * * *")):
+            await world.app.schedule(
+                name, "report", cron=cron, timezone="Europe/Berlin", overlap="allow", catch_up="all"
+            )
+        for minutes in range(30, 12 * 60, 30):
+            await world.pass_by(minutes=30)
+            machine.move_to(world.clock.moment - timedelta(days=minutes > 300))
+            await until(lambda count=minutes // 30: len(fired(world.url, "half-hourly")) == count)  # type: ignore[misc]
+        first = evening.replace(minute=30)
+        await world.until_fired(
+            "half-hourly", *(("started", first + timedelta(minutes=30 * n)) for n in range(minutes // 30))
+        )
+        await world.until_fired("nightly", ("started", midnight + timedelta(minutes=half_past_two)))
+        assert len(set(runs(world.url))) == minutes // 30 + 1
+
+
 async def test_skip_leaves_out_what_comes_while_the_run_before_is_open(world: World) -> None:
     await world.app.schedule("s", "held", cron="0 * * * *", overlap="skip")
     await world.pass_by(hours=1)
