@@ -334,7 +334,8 @@ class App(Listening, Scheduling):
             await execute_async(connection, command_call(run_id, command, check_reason(reason)), self.schema)
 
     async def erase(self, run_id: UUID, *, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
-        """Take what an ended run (or a published event, by its id) was given and gave out of the log, for ever.
+        """Take what an ended run was given and gave out of the log, for ever; or a published event, or a deleted
+        schedule, by its id.
 
         Its key is destroyed, if it has one, and its payloads are removed; the events stay, and the chain goes on.
         ``reason`` and ``actor`` are recorded. One that was archived is erased in its file, which is ``archive`` if it

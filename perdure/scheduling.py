@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.client import as_json
 from perdure_engine.facts import CatchUp, Overlap
-from perdure_engine.schedules.book import Wanted
 from perdure_engine.schedules.schedule import Schedule
+from perdure_engine.schedules.wanted import Wanted
 
 if TYPE_CHECKING:
     from perdure.client import Client
@@ -66,7 +66,12 @@ class Scheduling:
         return await self.client.schedules.all()
 
     async def pause_schedule(self, name: str, reason: str = "") -> Schedule:
-        """Start nothing more of a schedule until it is resumed. Raises UnknownSchedule."""
+        """Start nothing more of a schedule, nor of its backfills, until it is resumed.
+
+        ``reason``, of at most 1,000 characters, is recorded.
+
+        Raises UnknownSchedule, ScheduleRefused.
+        """
         return await self.client.schedules.pause(name, reason)
 
     async def resume_schedule(self, name: str) -> Schedule:
@@ -81,6 +86,7 @@ class Scheduling:
         """Start a run for every time of a schedule from ``start`` to ``end`` that has none, also before it was set.
 
         ``overlap`` is ``queue`` (one after the other) or ``allow``; without it ``allow`` if the schedule has that, and
-        else ``queue``. Raises UnknownSchedule, ScheduleRefused.
+        else ``queue``. A range holds 10,000 times at most. Of a schedule that is paused, they start once it is resumed.
+        Raises UnknownSchedule, ScheduleRefused.
         """
         return await self.client.schedules.backfill(name, start, end, overlap)

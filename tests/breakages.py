@@ -5,7 +5,7 @@ from uuid import UUID
 
 from doctoring import Log
 
-from perdure_engine.identity import shard_of
+from perdure_engine.identity import schedule_stream, shard_of
 
 # By hand: what is done, with {run} and {event} of those named, and the row that must be named.
 Breakage = tuple[str, str, dict[str, Any]]
@@ -148,6 +148,50 @@ BREAKAGES: dict[str, Breakage] = {
     "the router's place is not there": ("delete from perdure.router", "router", {"id": 1}),
     "a shard is not there": ("delete from perdure.shards where shard = 7", "shards", {"shard": 7}),
     "a shard too many": ("insert into perdure.shards (shard) values (64)", "shards", {"shard": 64}),
+    "a schedule is not there": (
+        "delete from perdure.schedules where name = 'backfilled'", "schedules",
+        {"schedule": schedule_stream("backfilled")},
+    ),
+    "a schedule that was deleted is there": (
+        "insert into perdure.schedules (schedule, shard, name, workflow_id, cron, timezone, overlap, catch_up, set_by,"
+        f" paused, next_due, has_more) values ('{schedule_stream('gone')}', 0, 'gone', 'waiting', '@daily', 'UTC',"
+        " 'skip', 'all', 1, false, now(), false)",
+        "schedules", {"schedule": schedule_stream("gone")},
+    ),
+    "a schedule that never was is there": (
+        "insert into perdure.schedules (schedule, shard, name, workflow_id, cron, timezone, overlap, catch_up, set_by,"
+        " paused, next_due, has_more) values ({nobody}, 7, 'nobodys', 'waiting', '@daily', 'UTC', 'skip', 'all', 1,"
+        " false, now(), false)",
+        "schedules", {"schedule": UUID(int=7)},
+    ),
+    **{
+        f"a schedule whose {column} is another": (
+            f"update perdure.schedules set {column} = {value} where name = '{name}'", "schedules",
+            {"schedule": schedule_stream(name)},
+        )
+        for name, column, value in (
+            ("paused", "shard", "(shard + 1) % 64"),
+            ("paused", "paused", "false"),
+            ("paused", "next_due", "next_due + interval '1 min'"),
+            ("paused", "last_run", "schedule"),
+            ("paused", "last_due", "now()"),
+            ("paused", "has_more", "true"),
+            ("paused", "set_by", "2"),
+            ("paused", "waiting", """'{{"queue":["2026-01-01T00:00:00Z"]}}'"""),
+            ("backfilled", "has_more", "false"),
+            ("backfilled", "waiting", "null"),
+            ("backfilled", "waiting ", "replace(waiting::text, '2026-01-05', '2026-01-06')::json"),
+            ("backfilled", "workflow_id", "'simple'"),
+            ("backfilled", "cron", "'30 3 * * *'"),
+            ("backfilled", "timezone", "'UTC'"),
+            ("backfilled", "overlap", "'allow'"),
+            ("backfilled", "catch_up", "'all'"),
+        )
+    },
+    "a schedule of another name": (
+        "update perdure.schedules set name = 'renamed' where name = 'paused'", "schedules",
+        {"schedule": schedule_stream("paused")},
+    ),
     "something staged was left behind": (
         "insert into perdure.staged (stream, bytes, ids, types, schema_versions, data, metadata, payloads)"
         " values ({nobody}, 0, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')",

@@ -1,6 +1,7 @@
 """Logs with every shape of run, for the tests of the doctor."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -84,6 +85,11 @@ async def fill(url: str, **settings: Any) -> Log:
         await until(lambda: len(rows(url, "select from perdure.open_runs")) == 5)
     # Not a node in sight, and one event waits for it.
     async with app_of(url, **settings) as app:
+        for name in ("backfilled", "paused", "gone"):
+            await app.schedule(name, "waiting", cron="30 2 * * *", timezone="Europe/Berlin", input={"account": "a"})
+        await app.backfill("backfilled", datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 5, tzinfo=UTC))
+        await app.pause_schedule("paused", "an audit")
+        await app.delete_schedule("gone")
         events["unrouted"] = (await app.publish("begun")).event_id
     return Log(url, runs, events)
 
@@ -105,6 +111,8 @@ def working_set(url: str) -> dict[str, list[str]]:
         "router": "position",
         "shards": "shard",
         "staged": "stream",
+        "schedules": "schedule, shard, name, workflow_id, cron, timezone, overlap, catch_up, set_by, paused, next_due,"
+        " last_due, last_run, waiting::text, has_more",
     }
     return {
         table: sorted(map(repr, rows(url, f"select {wanted} from perdure.{table}{_BUT_COMMANDS.get(table, '')}")))

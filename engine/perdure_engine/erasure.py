@@ -1,4 +1,4 @@
-"""Erasing what users gave to a run, or published: which may be, and why another may not."""
+"""Erasing what users gave to a run or a schedule, or published: which may be, and why another may not."""
 
 import asyncio
 from pathlib import Path
@@ -7,6 +7,7 @@ from uuid import UUID
 
 from perdure_engine.history import UnknownRun
 from perdure_engine.identity import start_stream
+from perdure_engine.kinds import kind_of
 from perdure_engine.run import events as e
 from perdure_eventstore.archive.files import erase_in
 from perdure_eventstore.keeper import ARCHIVED, ERASED, Erased, Keeper
@@ -20,7 +21,7 @@ class ErasureRefused(ValueError):
 
 
 class Erasure:
-    """Erases ended runs and published events that have reached whom they concern."""
+    """Erases ended runs, deleted schedules, and published events that have reached whom they concern."""
 
     def __init__(self, session: Session, keeper: Keeper, schema: str) -> None:
         self._session, self._keeper = session, keeper
@@ -30,6 +31,7 @@ class Erasure:
             exists (select from {events} and type in ({ended}))
                 and not exists (select from "{schema}".open_runs r where r.run = s.stream),
             exists (select from {events} and type = 'EventRouted'),
+            (select name from "{schema}".schedules c where c.schedule = s.stream),
             (select min(i.run::text) from "{schema}".inbox i where i.event = s.stream),
             (select file from "{schema}".archived a where a.stream = s.stream)
             from (select %s::uuid as stream) s"""
@@ -37,7 +39,7 @@ class Erasure:
             select from "{schema}".events where stream = %s and type = '{ERASED}' and version > 1)"""
 
     async def erase(self, stream: UUID, reason: str = "", actor: str = "", archive: Path | None = None) -> Erased:
-        """Erase the payloads of a run or a published event. Again is no-op, and completes one that was broken off.
+        """Erase the payloads of a run, a published event or a schedule. Again completes one that was broken off.
 
         Of one that was archived the payloads are taken out of its file, and out of ``archive`` if it was moved there.
         Raises UnknownRun, ErasureRefused, LogError, VaultError, TransferRefused, OSError.
@@ -91,6 +93,8 @@ class _Standing(NamedTuple):
     """The type of the first event that is left of it."""
     ended: bool
     routed: bool
+    schedule: str | None
+    """The name of the schedule that it is."""
     reader: str | None
     file: str | None
     """Where it was archived."""
@@ -107,7 +111,9 @@ class _Standing(NamedTuple):
             raise ErasureRefused(
                 f"run {self.reader} has not taken in event {self.stream} yet: a node has to do that first"
             )
-        if self.first not in ("RunStarted", "EventPublished", "StartRequested"):
+        if self.schedule is not None:
+            raise ErasureRefused(f"schedule {self.schedule} needs its input: delete it first")
+        if self.first is None or kind_of(self.first) not in ("run", "event", "schedule"):
             raise ErasureRefused(
-                f"{self.stream} is neither a run nor a published event: only their payloads are erased"
+                f"{self.stream} is neither a run nor a published event nor a schedule: only their payloads are erased"
             )

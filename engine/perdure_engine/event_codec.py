@@ -4,6 +4,7 @@ The engine's facts become ``data``. What users gave or got becomes the members o
 spliced in as written, and those marked as ``PayloadText``. One that was erased reads as null.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_type_hints
 from uuid import UUID
@@ -22,6 +23,8 @@ PayloadText = Annotated[str | None, PAYLOAD]
 _encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str | None).decode
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""The escape of U+0000, and not that of a backslash before a "u0000"."""
 
 
 class Codec:
@@ -54,6 +57,12 @@ class Codec:
         text = b"{" + payload + b"}" if payload else None
         return NewEvent(self.type, _encode(replace(event, **self._blank)), text, metadata, self.version, id_)
 
+    def check(self, data: bytes) -> None:
+        """Raises ValueError for data that ``decode`` would not take."""
+        self._decode(data)
+        if b"\\u0000" in data and _NUL.search(data):
+            raise ValueError("U+0000 cannot be kept by Postgres")
+
     def decode(self, recorded: RecordedEvent) -> Any:
         """The event that was recorded, brought to this version. Raises UnreadableEvent for a newer one."""
         if recorded.schema_version != self.version:
@@ -85,6 +94,10 @@ class Codecs:
     def encode(self, event: Any, metadata: bytes, id_: UUID | None = None) -> NewEvent:
         """``event`` as an event to append."""
         return self._codecs[type(event).__name__].encode(event, metadata, id_)
+
+    def check(self, event: NewEvent) -> None:
+        """Raises ValueError for an event that could not be read again."""
+        self._codecs[event.type].check(event.data)
 
     def decode(self, recorded: RecordedEvent) -> Any:
         """The event that was recorded. Raises UnreadableEvent for one of another or a newer type."""

@@ -97,7 +97,7 @@ class ScheduleSet(_Fact, frozen=True, kw_only=True):
 
 
 class SchedulePaused(_Fact, frozen=True, kw_only=True):
-    """Nothing is started from here on, but for backfills."""
+    """Nothing is started from here on, of backfills neither."""
 
     reason: str = ""
 
@@ -183,9 +183,18 @@ FACT_TYPES: dict[str, type[Any]] = _CODECS.types
 """Every one of these event types by its name in the log."""
 
 
+class FactRefused(ValueError):
+    """A fact that could not be read again. The message says which, and why."""
+
+
 def encode_fact(fact: Fact, metadata: bytes = b"{}", id_: UUID | None = None) -> NewEvent:
-    """``fact`` as an event to append."""
-    return _CODECS.encode(fact, metadata, id_)
+    """``fact`` as an event to append. Raises FactRefused for what could not be read again."""
+    try:
+        event = _CODECS.encode(fact, metadata, id_)
+        _CODECS.check(event)
+    except (ValueError, TypeError) as error:
+        raise FactRefused(f"a {type(fact).__name__} cannot be recorded: {error}") from error
+    return event
 
 
 def decode_fact(recorded: RecordedEvent) -> Any:

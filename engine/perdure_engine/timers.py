@@ -1,5 +1,6 @@
 """Timers: rows of the log's working set, and one wake-up of APScheduler's for the earliest."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from perdure_eventstore.session import Session
 
 _BATCH = 1_000
 _JOB = "next timer"
+_SLACK = timedelta(milliseconds=20)
+"""After which the scheduler is not waited for."""
 _LATE = timedelta(seconds=60)
 """By which a timer may be due before it is there, such as one that was set while the database was out of reach."""
 
@@ -69,6 +72,8 @@ class Timers:
         self._session, self._fence = session, fence
         self._now, self._wake = now, wake
         self._next: datetime | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        """Goes off if the scheduler does not."""
         self._scheduler = AsyncIOScheduler(
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}, timezone="UTC"
         )
@@ -90,6 +95,7 @@ class Timers:
 
     def stop(self) -> None:
         """Wake no more."""
+        self._silence()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
@@ -98,8 +104,12 @@ class Timers:
         if self._next is None or due < self._next:
             self._next = due
             # The scheduler goes by this machine's clock, the timer by the database's.
-            local = datetime.now(due.tzinfo) + max(due - self._now(), timedelta(0))
+            wait = max(due - self._now(), timedelta(0))
+            local = datetime.now(due.tzinfo) + wait
             self._scheduler.add_job(self._fire, "date", run_date=local, id=_JOB, replace_existing=True)
+            # Once that clock is set back, the scheduler would wait for the same time to come again.
+            self._silence()
+            self._alarm = asyncio.get_running_loop().call_later((wait + _SLACK).total_seconds(), self._overdue)
 
     def look(self, *, old: bool = True) -> None:
         """There may be timers that nobody noted; ``old``: such as have been due for long."""
@@ -129,5 +139,14 @@ class Timers:
 
     async def _fire(self) -> None:
         # Only a call to somebody else: the scheduler skips a job that is due while it still runs.
+        self._overdue()
+
+    def _overdue(self) -> None:
+        self._silence()
         self._next = None
         self._wake()
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

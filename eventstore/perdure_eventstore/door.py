@@ -161,7 +161,7 @@ def _why_not(value: Any) -> str | None:
             for key, member in item.items():
                 if type(key) is not str:
                     return f"at {pointer or '/'}: the key {key!r:.60} is not a string"
-                if why := _text_fault(key):
+                if why := text_fault(key):
                     return f"at {pointer or '/'}: in a key, {why}"
                 stack.append((member, f"{pointer}/{_escaped(key)}", depth + 1))
         elif isinstance(item, list | tuple):
@@ -176,7 +176,7 @@ def _escaped(key: str) -> str:
 def _scalar_fault(item: Any) -> str | None:
     kind = type(item)
     if kind is str:
-        return _text_fault(item)
+        return text_fault(item)
     if kind is float:
         return None if math.isfinite(item) else f"{item} is not JSON; pass null or a string"
     if kind is int:
@@ -186,7 +186,8 @@ def _scalar_fault(item: Any) -> str | None:
     return f"a {kind.__qualname__} is not JSON; pass plain dicts, lists, strings, numbers, booleans or None"
 
 
-def _text_fault(text: str) -> str | None:
+def text_fault(text: str) -> str | None:
+    """Say what keeps ``text`` from being kept; None if nothing does."""
     if "\0" in text:
         return "U+0000 cannot be kept by Postgres; remove it or encode the bytes as base64"
     try:

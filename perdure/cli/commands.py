@@ -217,7 +217,7 @@ def erase(
     actor: Annotated[str, typer.Option("--actor", help="Who asked for it; it is recorded.")] = "",
     archive: Archive = None,
 ) -> Exit:
-    """Take what an ended run, or a published event, was given and gave out of the log, for ever."""
+    """Take what an ended run, a published event or a deleted schedule was given and gave out of the log, for ever."""
     from perdure.cli.erase import erase_run
 
     return erase_run(common, run, reason, actor, archive)

@@ -65,7 +65,7 @@ def pause(
     name: Name,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
 ) -> Exit:
-    """Start nothing more of a schedule until it is resumed."""
+    """Start nothing more of a schedule, nor of its backfills, until it is resumed."""
     from perdure.cli.schedules import pause_schedule
 
     return pause_schedule(common, name, reason)
@@ -97,7 +97,10 @@ def backfill(
         str | None, typer.Option("--overlap", help="queue (one after the other) or allow (side by side).")
     ] = None,
 ) -> Exit:
-    """Start a run for every time in a range that has none, also from before the schedule was set."""
+    """Start a run for every time in a range that has none, also from before the schedule was set.
+
+    A range holds 10,000 times at most. Of a schedule that is paused, they start once it is resumed.
+    """
     from perdure.cli.schedules import backfill_schedule
 
     return backfill_schedule(common, name, from_, until, overlap)

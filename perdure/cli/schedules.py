@@ -18,10 +18,11 @@ from perdure.cli.output import emit, people, remark, warn
 from perdure.cli.place import find_app
 from perdure.cli.verb import Common
 from perdure.cli.words import local, shortened, status
-from perdure.client import Client, check_reason
+from perdure.client import Client
 from perdure_engine.facts import CatchUp, Overlap
-from perdure_engine.schedules.book import Book, Happened, Wanted
+from perdure_engine.schedules.book import Book, Happened
 from perdure_engine.schedules.schedule import Schedule
+from perdure_engine.schedules.wanted import Wanted
 
 _NEXT = 5
 """How many times to come are shown."""
@@ -78,7 +79,7 @@ async def show_schedule(common: Common, name: str, limit: int) -> int:
 
 async def pause_schedule(common: Common, name: str, reason: str) -> int:
     """The verb ``schedule pause``."""
-    check_reason(text("--reason", reason) or "")
+    text("--reason", reason)
     return await _change(common, f"{name} is paused", lambda book: book.pause(name, reason))
 
 
@@ -90,11 +91,13 @@ async def resume_schedule(common: Common, name: str) -> int:
 async def delete_schedule(common: Common, name: str) -> int:
     """The verb ``schedule delete``."""
     async with looking(find_app(common), views=False) as client:
-        await client.schedules.delete(name)
+        deleted = await client.schedules.delete(name)
     if common.json:
-        emit({"name": name, "state": "deleted"})
+        emit({"name": name, "state": "deleted", "stream": deleted.id})
     else:
-        remark(f"{name} is deleted; its runs under way go on")
+        remark(
+            f"{name} is deleted; its runs under way go on; `perdure erase {deleted.id}` takes its input out of the log"
+        )
     return exits.DONE
 
 
@@ -106,7 +109,11 @@ async def backfill_schedule(common: Common, name: str, from_: str, until: str, o
         start, end = _moment("--from", from_, schedule), _moment("--until", until, schedule, end=True)
         return await book.backfill(name, start, end, overlap)
 
-    return await _change(common, f"{name} is backfilled from {from_} until {until}", ask)
+    async with looking(find_app(common), views=False) as client:
+        schedule = await ask(client.schedules)
+        later = " once it is resumed: it is paused" if schedule.paused else ""
+        await _tell(common, client, schedule, f"{name} is backfilled from {from_} until {until}{later}")
+    return exits.DONE
 
 
 async def _change(common: Common, sentence: str, work: Callable[[Book], Awaitable[Schedule]]) -> int:

@@ -14,7 +14,8 @@ from perdure_engine.erasure import ErasureRefused
 from perdure_engine.faults import DefinitionRefused
 from perdure_engine.history import UnknownRun
 from perdure_engine.registry import UnknownWorkflow
-from perdure_engine.schedules.book import ScheduleRefused, UnknownSchedule
+from perdure_engine.schedules.book import UnknownSchedule
+from perdure_engine.schedules.wanted import ScheduleRefused
 from perdure_engine.upcasting import UnreadableEvent
 from perdure_eventstore.database import connection_error
 from perdure_eventstore.door import PayloadRefused

@@ -52,7 +52,8 @@ def test_for_machines_every_verb_prints_json(place: Place) -> None:
     assert backfilled["backfills"] == [
         {"from": "2025-12-31T23:00:00Z", "until": "2026-01-02T01:30:00Z", "overlap": "allow"}
     ]
-    assert place.schedule("delete", "nightly", "--json").lines == [{"name": "nightly", "state": "deleted"}]
+    (deleted,) = place.schedule("delete", "nightly", "--json").lines
+    assert deleted == {"name": "nightly", "state": "deleted", "stream": made["stream"]}
     assert place.schedule("list", "--json").out == ""
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 from acceptance.checker import assert_kept
-from applications import story, until
+from applications import story, task, until, workflow
 from doctoring import FORKED, HASTY, KEYED, QUICK, SIMPLE, STUMBLING, WAITING, app_of, working_set
 from logs import execute, rows
 
@@ -144,6 +144,31 @@ async def test_an_event_that_the_router_passed_over_is_routed_once_it_was_set_ba
             (run,) = await passed_over.runs(timeout=10)
             await run.result(timeout=10)
             assert (await app.doctor()).faults == []
+
+
+async def test_a_timer_that_a_paused_run_set_is_held_and_no_fault(database_url: str) -> None:
+    """Its attempt was under way as it was paused, and failed: were the next one's timer let go, it would be lost."""
+    app, fails = app_of(database_url), asyncio.Event()
+
+    @app.task()
+    async def failing(task: perdure.Task) -> int:
+        if task.attempt == 1:
+            await fails.wait()
+            raise RuntimeError("once")
+        return task.attempt
+
+    async with app.node(views=False):
+        await app.register(workflow("w", task("a", type="failing", retry={"attempts": 2, "initial": 0.1, "jitter": 0})))
+        run = await app.start("w")
+        await until(lambda: "TaskStarted a 1" in story(database_url, run.run_id))
+        await app.pause(run.run_id)
+        await until(lambda: "RunPaused" in " ".join(story(database_url, run.run_id)))
+        fails.set()
+        await until(lambda: rows(database_url, "select timer, held from perdure.timers") == [("retry:a", True)])
+        assert (await app.doctor(repair=True)).faults == []
+        await asyncio.sleep(0.3)
+        await app.resume(run.run_id)
+        assert await run.result(timeout=10) == {"a": 2}
 
 
 async def test_two_open_runs_with_one_key_are_named(database_url: str) -> None:

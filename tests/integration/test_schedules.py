@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from applications import Calls, new_app, recorder, task, until, workflow
@@ -16,12 +17,17 @@ from transfers import another_log, exported, import_lines, url_of
 
 import perdure
 from perdure.encryption import EncryptionSettings
+from perdure_engine.erasure import ErasureRefused
 from perdure_engine.facts import ScheduleFired, ScheduleMissed, ScheduleSet
 from perdure_engine.identity import run_for_time, schedule_stream
 from perdure_engine.imported import ImportedWork
-from perdure_engine.schedules.book import ScheduleRefused, UnknownSchedule
+from perdure_engine.schedules.book import UnknownSchedule
+from perdure_engine.schedules.firing import Firing
 from perdure_engine.schedules.schedule import Schedule, evolve
+from perdure_engine.schedules.wanted import ScheduleRefused
+from perdure_eventstore.database import raw_connection
 from perdure_eventstore.vault.master import new_master_key
+from perdure_eventstore.verify import verify
 
 pytestmark = pytest.mark.every_postgres
 
@@ -139,6 +145,36 @@ async def test_a_node_whose_own_clock_jumps_fires_by_that_of_the_database(databa
                where type = 'ScheduleFired'""",
         )
         assert 0 <= late < 1.0
+
+
+@pytest.mark.parametrize(
+    ("evening", "half_past_two"),
+    [(datetime(2031, 3, 29, 20, 15, tzinfo=UTC), 60), (datetime(2031, 10, 25, 20, 15, tzinfo=UTC), 30)],
+    ids=["spring", "autumn"],
+)
+async def test_through_a_night_in_which_the_clocks_change_each_time_fires_once(
+    world: World, evening: datetime, half_past_two: int
+) -> None:
+    """In spring 02:30 is passed over, and due as the gap ends; in autumn it comes twice, and is due the first time.
+
+    The node's machine goes through the same night, and its clock jumps back by a day in the middle of it.
+    """
+    midnight, world.clock.moment = (evening + timedelta(days=1)).replace(hour=0, minute=0), evening
+    with freeze_time(evening, tick=True, real_asyncio=True, ignore=["apscheduler.triggers"]) as machine:
+        for name, cron in (("nightly", "30 2 * * *"), ("half-hourly", "*/30 * * * *")):
+            await world.app.schedule(
+                name, "report", cron=cron, timezone="Europe/Berlin", overlap="allow", catch_up="all"
+            )
+        for minutes in range(30, 12 * 60, 30):
+            await world.pass_by(minutes=30)
+            machine.move_to(world.clock.moment - timedelta(days=minutes > 300))
+            await until(lambda count=minutes // 30: len(fired(world.url, "half-hourly")) == count)  # type: ignore[misc]
+        first = evening.replace(minute=30)
+        await world.until_fired(
+            "half-hourly", *(("started", first + timedelta(minutes=30 * n)) for n in range(minutes // 30))
+        )
+        await world.until_fired("nightly", ("started", midnight + timedelta(minutes=half_past_two)))
+        assert len(set(runs(world.url))) == minutes // 30 + 1
 
 
 async def test_skip_leaves_out_what_comes_while_the_run_before_is_open(world: World) -> None:
@@ -280,11 +316,52 @@ async def test_a_long_backfill_side_by_side_is_planned_in_parts(world: World) ->
     assert len(set(runs(world.url))) == 264
 
 
-async def test_a_paused_schedule_is_backfilled_all_the_same(world: World) -> None:
-    await world.app.schedule("s", "report", cron="0 * * * *")
+async def test_a_pause_holds_a_backfill_until_it_is_resumed(world: World) -> None:
+    await world.app.schedule("s", "held", cron="0 * * * *")
+    await world.app.backfill("s", at(9), at(11))
+    await world.until_fired("s", ("started", at(9)))
     await world.app.pause_schedule("s")
-    await world.app.backfill("s", at(10), at(11))
-    await world.until_fired("s", ("started", at(10)), ("started", at(11)))
+    await world.go(0)
+    await world.app.backfill("s", at(7), at(7), overlap="allow")
+    for _ in range(3):
+        world.look()
+        await asyncio.sleep(0.1)
+    assert fired(world.url, "s") == [("started", at(9))]
+    await world.app.resume_schedule("s")
+    await world.until_fired("s", ("started", at(9)), ("started", at(10)))
+    await world.go(1)
+    await world.until_fired("s", *(("started", at(hour)) for hour in (9, 10, 11, 7)))
+    assert len(runs(world.url)) == 4
+
+
+async def test_a_pause_between_the_start_of_a_run_and_its_record_loses_neither(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Firing._begin
+
+    async def pausing(firing: Firing, schedule: Schedule, run: UUID, due: datetime) -> None:
+        await begin(firing, schedule, run, due)
+        await world.app.pause_schedule("s")
+
+    monkeypatch.setattr(Firing, "_begin", pausing)
+    await world.app.schedule("s", "report", cron="0 * * * *")
+    await world.pass_by(hours=1)
+    await world.until_fired("s", ("started", at(13)))
+    (schedule,) = await world.app.schedules()
+    assert (schedule.paused, schedule.last_due, schedule.next_due) == (True, at(13), at(14))
+    assert runs(world.url) == [schedule.last_run]
+
+
+async def test_a_backfill_asks_for_no_more_than_10_000_times(world: World) -> None:
+    await world.app.schedule("s", "report", cron="* * * * *")
+    first = NOON.replace(second=0) - timedelta(days=365)
+    with pytest.raises(ScheduleRefused, match=r"due more than 10,000 times .* in parts, the first until ") as refused:
+        await world.app.backfill("s", first, NOON, overlap="allow")
+    assert [type(fact).__name__ for fact in happened(world.url, "s")] == ["ScheduleSet"]
+    await world.app.pause_schedule("s")
+    until_ = datetime.fromisoformat(str(refused.value).rpartition(" ")[2])
+    assert until_ == first + timedelta(minutes=9_999)
+    assert len((await world.app.backfill("s", first, until_)).backfills) == 1
 
 
 async def test_a_workflow_that_cannot_start_is_recorded_and_the_schedule_goes_on(world: World) -> None:
@@ -327,6 +404,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"catch_up": "some"}, "catch_up is one of all, last, none, not 'some'"),
     ({"name": ""}, "a schedule's name is 1 to 200 printable characters, not ''"),
     ({"event": "began"}, "'began' is no entry of report; it has none: leave event= out"),
+    ({"cron": "٩ * * * *"}, "'٩' is no minute"),
 ]
 
 
@@ -352,6 +430,30 @@ async def test_wrong_use_of_what_is_there_is_said_in_a_sentence(world: World) ->
             await world.app.backfill("nightly", start, end)
     with pytest.raises(ScheduleRefused, match=r"'queue' .* or 'allow', not 'skip'"):
         await world.app.backfill("nightly", at(1), at(4), overlap="skip")
+    for start in (datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))):
+        with pytest.raises(ScheduleRefused, match="a backfill's start is a time from 1970 to 9999 in UTC, not 0001"):
+            await world.app.backfill("nightly", start, at(4))
+
+
+@pytest.mark.parametrize("reason", [None, 5, "a\0b", "\ud800", "x" * 1_001])
+async def test_a_reason_that_cannot_be_read_again_is_refused_before_it_is_recorded(world: World, reason: Any) -> None:
+    await world.app.schedule("s", "report", cron="0 3 * * *")
+    with pytest.raises(ScheduleRefused, match="a reason is text of at most 1,000 characters"):
+        await world.app.pause_schedule("s", reason)
+    assert [type(fact).__name__ for fact in happened(world.url, "s")] == ["ScheduleSet"]
+    assert (await world.app.pause_schedule("s", 'it\'s \\u0000 "quoted"')).paused
+    assert len(await world.app.client.schedules.history("s")) == 2
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "", "a" * 100_000, 5, None, ["s"]])
+async def test_a_name_that_no_schedule_may_have_is_unknown(world: World, name: Any) -> None:
+    book = world.app.client.schedules
+    asks = (book.get, book.pause, book.resume, book.delete, lambda name: book.backfill(name, at(1), at(2)))
+    for ask in asks:
+        with pytest.raises(UnknownSchedule, match="there is no schedule") as unknown:
+            await ask(name)
+        assert len(str(unknown.value)) < 200
+    assert await book.history(name) == []
 
 
 async def test_two_who_change_it_at_once_both_get_their_change(world: World) -> None:
@@ -359,6 +461,7 @@ async def test_two_who_change_it_at_once_both_get_their_change(world: World) -> 
     await asyncio.gather(*(world.app.pause_schedule("s") for _ in range(3)), world.app.backfill("s", at(11), at(12)))
     (schedule,) = await world.app.schedules()
     assert schedule.paused
+    await world.app.resume_schedule("s")
     await world.until_fired("s", ("started", at(11)), ("started", at(12)))
 
 
@@ -386,6 +489,33 @@ async def test_where_payloads_are_encrypted_so_is_the_input(
         result = await app.run(runs(database_url)[0]).result(timeout=10)
         assert result["a"]["n"] == "very-private-marker"
     assert found_in(database_url, "very-private-marker") == []
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_the_inputs_of_a_deleted_schedule_can_be_erased(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encrypted: bool
+) -> None:
+    HandClock(monkeypatch)
+    new_master_key(tmp_path / "master")
+    settings = {"encryption": EncryptionSettings(master_key=tmp_path / "master")} if encrypted else {}
+    async with new_app(database_url, **settings) as app:
+        await app.register(REPORT, allow_unknown_types=True)
+        for n in (1, 2):
+            made = await app.schedule(
+                "s", "report", cron="0 * * * *", input={"n": f"private-marker-{n}"}, key="a-person"
+            )
+        with pytest.raises(ErasureRefused, match="schedule s needs its input: delete it first"):
+            await app.erase(made.id)
+        await app.delete_schedule("s")
+        assert (await app.erase(made.id, reason="asked to be forgotten")).payloads == 2
+        assert (await app.erase(made.id)).payloads == 0
+        assert found_in(database_url, "private-marker") == [] == found_in(database_url, "a-person")
+        assert len(await app.client.schedules.history("s")) == 3
+        with pytest.raises(ScheduleRefused, match="schedule s was deleted and erased: take another name"):
+            await app.schedule("s", "report", cron="0 * * * *")
+        assert (await app.doctor()).faults == []
+        async with raw_connection(app.database) as connection:
+            assert [each.fault async for each in verify(connection)][-1] is None
 
 
 def test_the_blocking_face_has_the_same(database_url: str) -> None:

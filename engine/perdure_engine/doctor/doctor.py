@@ -5,6 +5,7 @@ every moment; whatever differs is a fault. To rebuild, appends are held up for a
 again under a lock that lets nobody write, and mended in that transaction.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,12 +15,14 @@ from psycopg import AsyncConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from perdure_engine.doctor.assigned import is_missing
 from perdure_engine.doctor.definitions import check_definitions
 from perdure_engine.doctor.faults import Fault
 from perdure_engine.doctor.inbox import check_inbox
 from perdure_engine.doctor.mending import mend
 from perdure_engine.doctor.places import check_permits, check_router, check_shards, check_staged
 from perdure_engine.doctor.runs import check_runs
+from perdure_engine.doctor.schedules import check_schedules
 from perdure_engine.doctor.snapshot import Snapshot, one_moment
 from perdure_eventstore.errors import LogError, LogUnavailable
 
@@ -39,12 +42,17 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_shards,
     check_permits,
     check_staged,
+    check_schedules,
 )
 """Each for some of the tables: all of what is wrong there, or what still is of what was found before."""
 
-_LOCKED: Final = ("open_runs", "timers", "waits", "inbox", "assignments", "permits", "definitions", "router", "shards")
+_LOCKED: Final = (
+    "open_runs", "timers", "waits", "inbox", "assignments", "permits", "definitions", "router", "shards", "schedules",
+)  # fmt: skip
 _WAIT = "set local lock_timeout = '2s'"
 _TRIES = 5
+_ON_THE_WAY = 2.0
+"""Seconds from taking an attempt back to the record of it, and more."""
 
 
 class Diagnosis(NamedTuple):
@@ -76,9 +84,17 @@ class Doctor:
         self._engine, self._schema, self._definition, self._vault = engine, schema, definition, vault
 
     async def look(self) -> Diagnosis:
-        """Compare everything; nothing is changed. Raises LogError."""
+        """Compare everything; nothing is changed. What may be on its way is looked at twice. Raises LogError."""
+        found = await self._look(None)
+        if not any(map(is_missing, found.faults)):
+            return found
+        await asyncio.sleep(_ON_THE_WAY)
+        again = (await self._look([fault for fault in found.faults if is_missing(fault)])).faults
+        return found._replace(faults=[each for each in found.faults if not is_missing(each) or each in again])
+
+    async def _look(self, only: Sequence[Fault] | None) -> Diagnosis:
         async with one_moment(self._engine, read_only=True) as connection:
-            return await self._compare(connection, None)
+            return await self._compare(connection, only)
 
     async def repair(self) -> Diagnosis:
         """Compare everything, and rebuild what is wrong in one transaction. Raises LogError.

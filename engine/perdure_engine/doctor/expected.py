@@ -21,6 +21,8 @@ class Expected:
         """The attempt of each task that is under way, and the node it is on."""
         self.active: set[str] = set()
         """The tasks that are scheduled or under way."""
+        self.digest = ""
+        """Its definition."""
         self.event_id: UUID | None = None
         """The event that started it."""
         self.is_keyed = False
@@ -29,11 +31,11 @@ class Expected:
 
     def take(self, event: e.RunEvent, position: int) -> None:
         """Take in the next event."""
-        self._put(work_of(self.run, [event]), position)
+        self.put(work_of(self.run, [event], paused=self.is_paused), position)
         self._count(event)
         match event:
             case e.RunStarted():
-                self.event_id, self.is_keyed = event.event_id, event.keyed
+                self.digest, self.event_id, self.is_keyed = event.digest, event.event_id, event.keyed
             case e.TaskStarted():
                 self.under_way[event.task_id] = event.attempt, event.node
             case e.TaskCompleted() | e.TaskFailed() | e.TaskTimedOut() | e.TaskInterrupted() | e.TaskCancelled() if (
@@ -49,10 +51,14 @@ class Expected:
                 self.active.discard(event.task_id)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether the run is paused."""
+        return any(row["paused"] for row in self.rows["open_runs"].values())
+
+    @property
     def is_parked(self) -> bool:
         """Whether no node has to look at the run."""
-        paused = any(row["paused"] for row in self.rows["open_runs"].values())
-        return not self.active or (paused and not self.under_way)
+        return not self.active or (self.is_paused and not self.under_way)
 
     def say_key(self, key: str | None) -> None:
         """The run's key, which is payload and was read apart."""
@@ -72,8 +78,8 @@ class Expected:
     def _with_key(self) -> list[Row]:
         return [*self.rows["open_runs"].values(), *self.rows["waits"].values()]
 
-    def _put(self, work: Rows, position: int) -> None:
-        """As ``write_work`` in the migrations does it."""
+    def put(self, work: Rows, position: int) -> None:
+        """Write what an append does. As ``write_work`` in the migrations does it."""
         opened, timers, waits = self.rows["open_runs"], self.rows["timers"], self.rows["waits"]
         for row in work.get("opened", ()):
             opened[None] = {"paused": False, "parked": False, **_without(row, "run"), "started_at": position}

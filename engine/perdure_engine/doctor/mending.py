@@ -2,16 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+from perdure_engine.doctor.assigned import is_missing
 from perdure_engine.doctor.faults import Fault, Row
 from perdure_engine.doctor.snapshot import Snapshot
+from perdure_engine.identity import shard_of
+from perdure_engine.results import write_result
+from perdure_engine.run.commands import InterruptAttempt
 
-_TYPES = {"xact": "xid8"}
+_TYPES = {"xact": "xid8", "waiting": "json"}
 """Columns whose values Python has as text."""
 
 
 async def mend(log: Snapshot, faults: Sequence[Fault]) -> list[Fault]:
-    """Rebuild the rows of ``faults``, and have the nodes look at the runs they belong to. Raises LogError.
+    """Rebuild the rows of ``faults``, and have the nodes look at the runs and schedules concerned. Raises LogError.
 
     Returns the faults; those that could not be rebuilt, or cannot be, say why.
     """
@@ -23,6 +28,10 @@ async def mend(log: Snapshot, faults: Sequence[Fault]) -> list[Fault]:
     adopted = f"""insert into "{log.schema}".inbox (run, shard, kind)
         select o.run, o.shard, 'started' from "{log.schema}".open_runs o where o.run = any(%s)"""
     await log.session.fetch(adopted, (list(runs),))
+    schedules = [fault.where["schedule"] for fault in faults if fault.table == "schedules"]
+    told = f"""insert into "{log.schema}".inbox (run, shard, kind)
+        select s.schedule, s.shard, 'schedule' from "{log.schema}".schedules s where s.schedule = any(%s)"""
+    await log.session.fetch(told, (schedules,))
     await log.session.fetch("select pg_notify(%s, '')", (log.schema,))
     return [*faults]
 
@@ -55,6 +64,8 @@ async def _without_key(log: Snapshot, faults: Sequence[Fault]) -> list[Fault]:
 
 def _statement(schema: str, fault: Fault) -> tuple[str, list[object]]:
     table, where, log = f'"{schema}".{fault.table}', fault.where, fault.log
+    if is_missing(fault):
+        return _interrupted(schema, fault)
     if log is None:
         return f"delete from {table} where {_equal(where, ' and ')}", [*where.values()]
     if fault.there is not None:
@@ -64,6 +75,14 @@ def _statement(schema: str, fault: Fault) -> tuple[str, list[object]]:
         ]
     row = where | log
     return f"insert into {table} ({', '.join(row)}) values ({', '.join(['%s'] * len(row))})", [*row.values()]
+
+
+def _interrupted(schema: str, fault: Fault) -> tuple[str, list[object]]:
+    """The owner is told what the attempt's node would say of one that came to nothing."""
+    run, task_id, attempt = fault.where["run"], fault.where["task_id"], (fault.log or {})["attempt"]
+    ended = InterruptAttempt(at=datetime.now(UTC), task_id=task_id, attempt=attempt)
+    statement = f"""insert into "{schema}".inbox (run, shard, kind, detail) values (%s, %s, 'attempt', %s::json)"""
+    return statement, [run, shard_of(run), write_result(ended).detail.decode()]
 
 
 def _equal(row: Row, between: str) -> str:

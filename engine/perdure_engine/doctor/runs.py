@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from perdure_engine.doctor.assigned import TABLE, Nodes, check_assigned, read_nodes, read_told
 from perdure_engine.doctor.expected import Expected
 from perdure_engine.doctor.faults import KEY_LOST, Fault, Row, compared
 from perdure_engine.doctor.run_events import read_expected
 from perdure_engine.doctor.snapshot import ENDED, Snapshot
 from perdure_engine.doctor.useless import useless_of
-from perdure_engine.identity import shard_of, start_stream
+from perdure_engine.identity import start_stream
 from perdure_eventstore.keeper import ARCHIVED
 
 _PAGE = 500
@@ -22,7 +23,7 @@ _TABLES: Final = {
     "open_runs": (None, ("shard", "workflow_id", "key", "started_at", "paused", "parked")),
     "timers": ("timer", ("shard", "due", "held")),
     "waits": ("trigger", ("event", "key", "armed_at")),
-    "assignments": ("task_id", ("attempt", "shard", "node")),
+    "assignments": ("task_id", ("attempt", "shard", "node", "digest")),
 }
 """By table, which column tells a run's rows apart, and what else is compared."""
 
@@ -32,14 +33,15 @@ Rows = dict[str, dict[Any, Row]]
 
 async def check_runs(log: Snapshot, only: Sequence[Fault] | None = None) -> AsyncIterator[Fault]:
     """Whatever is wrong with the rows of runs; ``only`` of these, found before. Raises LogError."""
+    nodes = await read_nodes(log)
     if only is None:
         async for page in log.pages(_concerned(log.schema), (), _PAGE):
-            for fault in await _examine(log, [run for (run,) in page]):
+            for fault in await _examine(log, [run for (run,) in page], nodes):
                 yield fault
         return
     runs = sorted({fault.where["run"] for fault in only if fault.table in _TABLES})
     for first in range(0, len(runs), _PAGE):
-        for fault in await _examine(log, runs[first : first + _PAGE]):
+        for fault in await _examine(log, runs[first : first + _PAGE], nodes):
             yield fault
 
 
@@ -52,7 +54,7 @@ def _concerned(schema: str) -> str:
         union {named}"""
 
 
-async def _examine(log: Snapshot, runs: Sequence[UUID]) -> list[Fault]:
+async def _examine(log: Snapshot, runs: Sequence[UUID], nodes: Nodes) -> list[Fault]:
     standing = f"""select s.run, b.position, exists (select from "{log.schema}".events x
             where x.stream = s.run and x.type in ({ENDED})), exists (select from "{log.schema}".events a
             where a.stream = s.run and a.type = '{ARCHIVED}')
@@ -72,12 +74,13 @@ async def _examine(log: Snapshot, runs: Sequence[UUID]) -> list[Fault]:
         faults += _all_of(run, there[run], why)
     expected, unreadable = await read_expected(log, opened)
     log.remarks.extend(f"run {run} cannot be checked: {why}" for run, why in unreadable.items())
-    causes = await _causes(log, expected)
+    causes, told = await _causes(log, expected), await read_told(log, list(expected))
     now = (await log.session.fetch(_NOW))[0][0]
     for run, meant in expected.items():
         _leave_open(meant, there[run], causes.get(run))
         await _forgive(log, meant, there[run], now)
         faults += _differences(meant, there[run])
+        faults += check_assigned(meant, there[run][TABLE], told, nodes)
     return faults
 
 
@@ -133,33 +136,19 @@ async def _forgive(log: Snapshot, meant: Expected, there: Rows, now: datetime) -
 def _differences(meant: Expected, there: Rows) -> list[Fault]:
     faults = []
     for table, (apart, _) in _TABLES.items():
-        if table == "assignments":
+        if table == TABLE:
             continue
         for subject in {**there[table], **meant.rows[table]}:
             where = {"run": meant.run, **({apart: subject} if apart else {})}
             fault = compared(table, where, there[table].get(subject), meant.rows[table].get(subject))
             if fault is not None:
                 faults.append(fault._replace(lost=_lost(meant, fault)))
-    return faults + _assigned(meant, there["assignments"])
+    return faults
 
 
 def _lost(meant: Expected, fault: Fault) -> str:
     is_missing = fault.there is None and "key" in (fault.log or {})
     return KEY_LOST if is_missing and meant.is_keyed and not meant.has_key else ""
-
-
-def _assigned(meant: Expected, there: Mapping[str, Row]) -> list[Fault]:
-    faults = []
-    for task_id, row in there.items():
-        where = {"run": meant.run, "task_id": task_id}
-        if (under_way := meant.under_way.get(task_id)) is None:
-            faults.append(Fault("assignments", where, row, None, "the task is not under way"))
-        elif under_way != (row["attempt"], row["node"]):
-            attempt, node = under_way
-            faults.append(Fault("assignments", where, row, None, f"its attempt {attempt} is under way on node {node}"))
-        elif fault := compared("assignments", where, row, {"shard": shard_of(meant.run)}):
-            faults.append(fault)
-    return faults
 
 
 def _all_of(run: UUID, there: Rows, why: str) -> list[Fault]:

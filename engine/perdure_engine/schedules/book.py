@@ -1,15 +1,14 @@
 """What programs ask of schedules: set, pause, resume, delete, backfill, look. The nodes do the rest."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from perdure_engine.facts import (
     BackfillRequested,
-    CatchUp,
-    Overlap,
     ScheduleDeleted,
     ScheduleFact,
     SchedulePaused,
@@ -19,54 +18,42 @@ from perdure_engine.facts import (
     encode_fact,
 )
 from perdure_engine.identity import schedule_stream
-from perdure_engine.reasons import wrong_reason
 from perdure_engine.registry import Registry
-from perdure_engine.schedules.cron import Cron, WrongZone
-from perdure_engine.schedules.crontab import WrongCron
 from perdure_engine.schedules.rows import Known, ScheduleRows, row_of
 from perdure_engine.schedules.schedule import Schedule, evolve
+from perdure_engine.schedules.wanted import (
+    LONGEST_NAME,
+    ScheduleRefused,
+    Wanted,
+    check_backfill,
+    check_reason,
+    is_name,
+)
 from perdure_engine.starting import WrongStart, start_command
 from perdure_eventstore.append import Append
 from perdure_eventstore.appender import Appender
-from perdure_eventstore.door import Json
 from perdure_eventstore.errors import Conflict
 from perdure_eventstore.events import RecordedEvent
+from perdure_eventstore.keeper import KEEPING
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
 
 if TYPE_CHECKING:
     from perdure_eventstore.vault.vault import Vault
 
-LONGEST_NAME = 200
+MOST_TIMES = 10_000
+"""Times in the range of one backfill."""
 MOST_BACKFILLS = 100
 """Backfills of one schedule that are not done yet."""
-
-
-class ScheduleRefused(ValueError):
-    """A schedule cannot be like this; the message says what would be right."""
 
 
 class UnknownSchedule(LookupError):
     """No schedule has this name."""
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        near = get_close_matches(name, known, n=3)
+    def __init__(self, name: object, known: Sequence[str]) -> None:
+        near = get_close_matches(str(name)[:LONGEST_NAME], known, n=3)
         there = f"did you mean {' or '.join(near)}?" if near else f"there are {len(known)}" if known else "none is set"
-        super().__init__(f"there is no schedule {name!r:.60}; {there}")
-
-
-class Wanted(NamedTuple):
-    """A schedule as somebody wants it."""
-
-    name: str
-    workflow_id: str
-    cron: str
-    timezone: str
-    input: Json
-    event: str | None
-    key: str | None
-    overlap: Overlap
-    catch_up: CatchUp
+        super().__init__(f"there is no schedule {name!r:.80}; {there}")
 
 
 class Happened(NamedTuple):
@@ -97,7 +84,7 @@ class Book:
 
     async def set(self, wanted: Wanted) -> Schedule:
         """Make or change a schedule; the same again changes nothing. Raises ScheduleRefused, UnknownWorkflow."""
-        cron, now = _checked(wanted), await self._rows.now()
+        cron, now = wanted.checked(), await self._rows.now()
         active = await self._registry.active(wanted.workflow_id)
         definition = await self._registry.definition(active.digest)
         try:
@@ -105,24 +92,25 @@ class Book:
         except WrongStart as error:
             raise ScheduleRefused(str(error)) from error
         there = await self._find(wanted.name)
+        if there is None and await self._rows.is_erased(schedule_stream(wanted.name)):
+            raise ScheduleRefused(f"schedule {wanted.name} was deleted and erased: take another name")
         unchanged = there.schedule.set_by if there and await self._last_set(there) == wanted else 0
 
         def decide(schedule: Schedule | None, now: datetime) -> ScheduleSet | None:
             if schedule is None:
-                return _fact(wanted, cron.after(now))
+                return wanted.fact(cron.after(now))
             if schedule.set_by == unchanged:
                 return None
             same = (schedule.cron, schedule.timezone) == (wanted.cron, wanted.timezone)
-            return _fact(wanted, schedule.next_due if same else cron.after(now))
+            return wanted.fact(schedule.next_due if same else cron.after(now))
 
         schedule = await self._change(wanted.name, decide)
         assert schedule is not None
         return schedule
 
     async def pause(self, name: str, reason: str = "") -> Schedule:
-        """Start nothing more. Raises UnknownSchedule, ScheduleRefused for a reason that cannot be recorded."""
-        if why := wrong_reason(reason):
-            raise ScheduleRefused(why)
+        """Start nothing more, of its backfills neither. Raises UnknownSchedule, ScheduleRefused."""
+        check_reason(reason)
 
         def decide(schedule: Schedule | None, _now: datetime) -> SchedulePaused | None:
             return None if schedule is None or schedule.paused else SchedulePaused(reason=reason)
@@ -139,31 +127,33 @@ class Book:
 
         return await self._change_known(name, decide)
 
-    async def delete(self, name: str) -> None:
-        """Forget it; runs under way go on. Raises UnknownSchedule."""
-        await self.get(name)
+    async def delete(self, name: str) -> Schedule:
+        """Forget it, as it was returned; runs under way go on. Raises UnknownSchedule."""
+        schedule = await self.get(name)
         await self._change(name, lambda schedule, _now: None if schedule is None else ScheduleDeleted())
+        return schedule
 
     async def backfill(self, name: str, start: datetime, end: datetime, overlap: str | None = None) -> Schedule:
-        """Ask for a run of every time from ``start`` to ``end`` that has none.
+        """Ask for a run of every time from ``start`` to ``end`` that has none; of one that is paused, once it goes on.
 
         Raises UnknownSchedule, ScheduleRefused.
         """
-        start, end = _aware("start", start), _aware("end", end)
-        if start > end:
-            raise ScheduleRefused(f"the backfill ends at {end.isoformat()}, before it starts at {start.isoformat()}")
-        if overlap not in (None, "queue", "allow"):
-            raise ScheduleRefused(
-                f"a backfill's overlap is 'queue' (one after the other) or 'allow', not {overlap!r:.60}"
-            )
+        start, end = check_backfill(start, end, overlap)
         schedule = await self.get(name)
         if (now := await self._rows.now()) < end:
             raise ScheduleRefused(
                 f"the backfill ends at {end.isoformat()}, and it is {now.isoformat(timespec='seconds')}: what is to "
                 "come is the schedule's own"
             )
-        if not list(islice(schedule.times.between(start, end), 1)):
+        # Ten thousand take about a second.
+        times = await asyncio.to_thread(lambda: [*islice(schedule.times.between(start, end), MOST_TIMES + 1)])
+        if not times:
             raise ScheduleRefused(f"{name} is never due from {start.isoformat()} to {end.isoformat()}")
+        if len(times) > MOST_TIMES:
+            raise ScheduleRefused(
+                f"{name} is due more than {MOST_TIMES:,} times from {start.isoformat()} to {end.isoformat()}: ask for "
+                f"it in parts, the first until {times[-2].isoformat()}"
+            )
 
         def decide(schedule: Schedule | None, _now: datetime) -> BackfillRequested | None:
             if schedule is None:
@@ -182,20 +172,23 @@ class Book:
     async def get(self, name: str) -> Schedule:
         """One of them. Raises UnknownSchedule."""
         if (known := await self._find(name)) is None:
-            raise UnknownSchedule(str(name), [each.name for each in await self.all()])
+            raise UnknownSchedule(name, [each.name for each in await self.all()])
         return known.schedule
 
     async def history(self, name: str, last: int = 10) -> list[Happened]:
         """The last events of a schedule, oldest first; also of one that was deleted."""
+        if not is_name(name):
+            return []
         stream = schedule_stream(name)
         head = await self._reader.head(stream)
         return [
             Happened(recorded, decode_fact(recorded))
             async for recorded in self._reader.stream(stream, after=max(0, head.version - last))
+            if recorded.type not in KEEPING
         ]
 
     async def _find(self, name: str) -> Known | None:
-        return await self._rows.get(schedule_stream(name)) if isinstance(name, str) else None
+        return await self._rows.get(schedule_stream(name)) if is_name(name) else None
 
     async def _last_set(self, known: Known) -> Wanted | None:
         """What was wanted last; None if it cannot be told any more."""
@@ -203,10 +196,7 @@ class Book:
             fact = decode_fact(recorded)
             if recorded.payload is None or not isinstance(fact, ScheduleSet):
                 return None
-            return Wanted(
-                fact.name, fact.workflow_id, fact.cron, fact.timezone, fact.payload, fact.event, fact.key,
-                fact.overlap, fact.catch_up,
-            )  # fmt: skip
+            return Wanted.of(fact)
         return None
 
     async def _change_known(self, name: str, decide: Decision) -> Schedule:
@@ -234,36 +224,3 @@ class Book:
             except Conflict:
                 continue
             return after
-
-
-def _fact(wanted: Wanted, next_due: datetime) -> ScheduleSet:
-    return ScheduleSet(
-        name=wanted.name, workflow_id=wanted.workflow_id, cron=wanted.cron, timezone=wanted.timezone,
-        overlap=wanted.overlap, catch_up=wanted.catch_up, next_due=next_due, event=wanted.event, key=wanted.key,
-        payload=wanted.input,
-    )  # fmt: skip
-
-
-def _checked(wanted: Wanted) -> Cron:
-    """When it would be due. Raises ScheduleRefused for what is wrong in itself."""
-    name = wanted.name
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
-        raise ScheduleRefused(f"a schedule's name is 1 to {LONGEST_NAME} printable characters, not {name!r:.60}")
-    for what, given, known in (
-        ("overlap", wanted.overlap, get_args(Overlap)),
-        ("catch_up", wanted.catch_up, get_args(CatchUp)),
-    ):
-        if given not in known:
-            raise ScheduleRefused(f"{what} is one of {', '.join(known)}, not {given!r:.60}")
-    try:
-        return Cron(wanted.cron, wanted.timezone)
-    except (WrongCron, WrongZone) as error:
-        raise ScheduleRefused(str(error)) from error
-
-
-def _aware(what: str, moment: datetime) -> datetime:
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise ScheduleRefused(f"a backfill's {what} is a datetime with a time zone, not {moment!r:.60}")
-    if not datetime.min.year < moment.year < datetime.max.year:
-        raise ScheduleRefused(f"a backfill's {what} is between the years 2 and 9998, not {moment.isoformat()}")
-    return moment.astimezone(UTC)

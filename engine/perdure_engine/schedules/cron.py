@@ -31,7 +31,7 @@ class Cron:
         triggers, self._hourly = read_crontab(expression)
         self._triggers = [trigger for trigger in triggers if _ever_comes(trigger)]
         if not self._triggers:
-            raise WrongCron(f"the cron expression {expression!r} names a day that never comes")
+            raise WrongCron(f"the cron expression {expression!r:.80} names a day that never comes")
 
     @classmethod
     def of(cls, expression: str, zone: str) -> "Cron":
@@ -134,6 +134,6 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError, TypeError, AttributeError):
-        near = get_close_matches(str(name), sorted(available_timezones()), n=3)
+        near = get_close_matches(str(name)[:60], sorted(available_timezones()), n=3)
         meant = f"; did you mean {' or '.join(near)}?" if near else ", but Europe/Berlin is one, and UTC"
         raise WrongZone(f"there is no time zone {name!r:.60}{meant}") from None

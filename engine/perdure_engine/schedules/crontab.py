@@ -33,7 +33,7 @@ class _Field(NamedTuple):
 
 _MINUTE, _HOUR, _DAY = _Field("minute", 0, 59), _Field("hour", 0, 23), _Field("day of month", 1, 31)
 _MONTH, _WEEKDAY = _Field("month", 1, 12, _MONTHS), _Field("day of week", 0, 7, _WEEKDAYS)
-_PART = re.compile(r"(?:\*|(?P<first>[a-z]+|\d{1,2})(?:-(?P<last>[a-z]+|\d{1,2}))?)(?:/(?P<step>\d{1,2}))?")
+_PART = re.compile(r"(?:\*|(?P<first>[a-z]+|\d{1,2})(?:-(?P<last>[a-z]+|\d{1,2}))?)(?:/(?P<step>\d{1,2}))?", re.ASCII)
 
 
 class WrongCron(ValueError):
@@ -55,14 +55,14 @@ def read_crontab(expression: str) -> Crontab:
     fields = MACROS.get(expression.strip().lower(), expression.lower()).split()
     if len(fields) != 5:
         raise WrongCron(
-            f"the cron expression {expression!r} has {len(fields)} fields and not five: minute, hour, day of month, "
-            f"month, day of week, as in '0 9 * * mon-fri'; or it is one of {', '.join(MACROS)}"
+            f"the cron expression {expression!r:.80} has {len(fields)} fields and not five: minute, hour, "
+            f"day of month, month, day of week, as in '0 9 * * mon-fri'; or it is one of {', '.join(MACROS)}"
         )
     try:
         minute, hour, month = (_values(field, text) for field, text in zip(_OF_TIME, _times(fields), strict=True))
         days, weekdays = _days(fields[2]), _values(_WEEKDAY, fields[4])
     except WrongCron as error:
-        raise WrongCron(f"the cron expression {expression!r}: {error}") from error
+        raise WrongCron(f"the cron expression {expression!r:.80}: {error}") from error
     names = ",".join(sorted({_WEEKDAYS[number % 7] for number in weekdays}))
     common = {"minute": _list(minute), "hour": _list(hour), "month": _list(month), "timezone": UTC}
     hourly = len(hour) == 24
@@ -96,7 +96,9 @@ def _values(field: _Field, text: str) -> set[int]:
     for part in text.split(","):
         match = _PART.fullmatch(part)
         if match is None:
-            raise WrongCron(f"{part!r} is no {field.name}: write *, {field.first}, a-b or a list, each with a /step")
+            raise WrongCron(
+                f"{part!r:.40} is no {field.name}: write *, {field.first}, a-b or a list, each with a /step"
+            )
         step = int(match["step"] or 1)
         if not 1 <= step <= field.last:
             raise WrongCron(f"the step of {part!r} is not between 1 and {field.last}, for a {field.name}")

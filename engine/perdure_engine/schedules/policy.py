@@ -55,12 +55,11 @@ class Plan(NamedTuple):
 
 
 def asks(schedule: Schedule, now: datetime) -> list[tuple[datetime, Literal["clock", "queue", "backfill"]]]:
-    """The times that may be started now: for each it has to be known whether it has a run."""
+    """The times whose turn it may be now: for each it has to be known whether it has a run."""
     found: list[tuple[datetime, Literal["clock", "queue", "backfill"]]] = []
-    if not schedule.paused:
-        found += [(due, "queue") for due in schedule.queue[:1]]
-        if schedule.next_due <= now:
-            found.append((schedule.next_due, "clock"))
+    found += [(due, "queue") for due in schedule.queue[:1]]
+    if schedule.next_due <= now:
+        found.append((schedule.next_due, "clock"))
     return found + [(each.due, "backfill") for each in schedule.backlog[:1]]
 
 
@@ -68,11 +67,13 @@ def decide(schedule: Schedule, seen: Seen) -> Start | Record | Plan | None:
     """The next step; None if there is nothing to do but wait. To be asked again after each."""
     for due, turn in asks(schedule, seen.now):
         if due in seen.started:
-            # Its node died between the start and the record: whatever the policies say by now, it was started.
+            # Between its start and the record its node died, or it was paused: whatever is said by now, it was started.
             return Start(due, turn)
-    if schedule.queue and not schedule.paused and (not seen.is_open or schedule.overlap == "allow"):
+    if schedule.paused:
+        return None
+    if schedule.queue and (not seen.is_open or schedule.overlap == "allow"):
         return Start(schedule.queue[0], "queue")
-    if not schedule.paused and schedule.next_due <= seen.now:
+    if schedule.next_due <= seen.now:
         return _missed(schedule, seen.now) or _due(schedule, seen)
     return _backfill(schedule, seen)
 
@@ -114,7 +115,7 @@ def _due(schedule: Schedule, seen: Seen) -> Start | Record:
 def _backfill(schedule: Schedule, seen: Seen) -> Start | Plan | None:
     if schedule.backlog:
         first = schedule.backlog[0]
-        is_free = first.overlap == "allow" or not (seen.is_open or (schedule.queue and not schedule.paused))
+        is_free = first.overlap == "allow" or not (seen.is_open or schedule.queue)
         return Start(first.due, "backfill") if is_free else None
     if not schedule.backfills:
         return None

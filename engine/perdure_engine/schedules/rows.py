@@ -11,6 +11,7 @@ from perdure_engine.identity import shard_of
 from perdure_engine.schedules.schedule import Backfill, Schedule, Waiting
 from perdure_engine.work import Rows
 from perdure_eventstore.events import Head
+from perdure_eventstore.keeper import ERASED
 from perdure_eventstore.session import Session
 
 
@@ -24,7 +25,7 @@ class _Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _decode = msgspec.json.Decoder(_Waiting).decode
 _NOTHING = _Waiting()
-_COLUMNS = (
+COLUMNS = (
     "name", "workflow_id", "cron", "timezone", "overlap", "catch_up", "set_by", "paused", "next_due", "last_due",
     "last_run",
 )  # fmt: skip
@@ -45,7 +46,7 @@ def row_of(schedule: UUID, state: Schedule | None, *, tell: bool) -> Rows:
     row: dict[str, Any] = {"schedule": schedule}
     if state is not None:
         waiting = _Waiting(state.queue, state.backlog, state.backfills)
-        row |= {column: getattr(state, column) for column in _COLUMNS}
+        row |= {column: getattr(state, column) for column in COLUMNS}
         row |= {"shard": shard_of(schedule), "has_more": state.has_more}
         row["waiting"] = None if waiting == _NOTHING else msgspec.to_builtins(waiting)
     rows: Rows = {"schedules": [row]}
@@ -59,7 +60,7 @@ class ScheduleRows:
 
     def __init__(self, session: Session, schema: str) -> None:
         self._session = session
-        columns = ", ".join(f"s.{column}" for column in ("schedule", *_COLUMNS, "waiting"))
+        columns = ", ".join(f"s.{column}" for column in ("schedule", *COLUMNS, "waiting"))
         # The row and the head of its stream in one snapshot: they commit together. With "exists" in the place of the
         # second lateral, Postgres may choose to read all open runs.
         self._read = f"""select {columns}, h.version, h.hash, o.run is not null
@@ -68,10 +69,12 @@ class ScheduleRows:
                 where e.stream = s.schedule order by version desc limit 1) h
             left join lateral (select run from "{schema}".open_runs r where r.run = s.last_run limit 1) o on true"""
         self._due = f"""{self._read} where s.shard = any(%s) and not s.paused and s.next_due <= %s
-            union all {self._read} where s.shard = any(%s) and s.has_more and (s.paused or s.next_due > %s)"""
+            union all {self._read} where s.shard = any(%s) and s.has_more and s.next_due > %s"""
         self._next = f"""select min(first.next_due) from unnest(%s::smallint[]) as mine (shard)
             cross join lateral (select next_due from "{schema}".schedules s where s.shard = mine.shard and not s.paused
                                 and s.next_due > %s order by next_due limit 1) first"""
+        self._erased = f"""select exists (
+            select from "{schema}".events where stream = %s and type = '{ERASED}')"""
         self._started = f'select distinct stream from "{schema}".events where stream = any(%s)'
 
     async def now(self) -> datetime:
@@ -98,6 +101,11 @@ class ScheduleRows:
         found: datetime | None = (await self._session.fetch(self._next, (list(shards), after)))[0][0]
         return found
 
+    async def is_erased(self, schedule: UUID) -> bool:
+        """Whether payloads of it were erased."""
+        found: bool = (await self._session.fetch(self._erased, (schedule,)))[0][0]
+        return found
+
     async def started(self, runs: Sequence[UUID]) -> set[UUID]:
         """Those of ``runs`` that there are."""
         return {row[0] for row in await self._session.fetch(self._started, (list(runs),))} if runs else set()
@@ -106,7 +114,7 @@ class ScheduleRows:
 def _known(row: Sequence[Any]) -> Known:
     schedule, *columns, waiting, version, hash_, is_open = row
     left = _NOTHING if waiting is None else _decode(waiting)
-    fields = {name: _utc(value) for name, value in zip(_COLUMNS, columns, strict=True)}
+    fields = {name: _utc(value) for name, value in zip(COLUMNS, columns, strict=True)}
     state = Schedule(id=schedule, **fields, queue=left.queue, backlog=left.backlog, backfills=left.backfills)
     return Known(state, Head(version, hash_), is_open)
 

@@ -73,7 +73,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_more(self) -> bool:
         """Whether something is to be done besides what the clock brings."""
-        return bool((self.queue and not self.paused) or self.backlog or self.backfills)
+        return not self.paused and bool(self.queue or self.backlog or self.backfills)
 
 
 def evolve(schedule: Schedule | None, fact: ScheduleFact, stream: UUID, version: int) -> Schedule | None:

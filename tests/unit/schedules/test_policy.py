@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perdure_engine.facts import BackfillPlanned, BackfillRequested, ScheduleFact, ScheduleFired, ScheduleMissed
+from perdure_engine.facts import (
+    BackfillPlanned,
+    BackfillRequested,
+    ScheduleFact,
+    ScheduleFired,
+    ScheduleMissed,
+    SchedulePaused,
+    ScheduleResumed,
+)
 from perdure_engine.identity import run_for_time, schedule_stream
 from perdure_engine.schedules.policy import MOST_QUEUED, Plan, Record, Seen, Start, asks, decide
 from perdure_engine.schedules.schedule import Backfill, Schedule, Waiting, evolve
@@ -129,9 +137,26 @@ def test_a_backfill_waits_for_the_run_before_and_for_what_is_due() -> None:
     assert when(replace(one_by_one, queue=(at(12),)), at(12, 30)) == Start(at(12), "queue")
 
 
-def test_a_backfill_side_by_side_waits_for_nobody_and_for_no_pause() -> None:
-    side_by_side = hourly(backlog=(Waiting(at(2), "allow"),), paused=True)
+def test_a_backfill_side_by_side_waits_for_nobody() -> None:
+    side_by_side = hourly(backlog=(Waiting(at(2), "allow"),))
     assert when(side_by_side, at(12, 30), is_open=True) == Start(at(2), "backfill")
+
+
+@pytest.mark.parametrize("overlap", ["queue", "allow"])
+def test_a_pause_holds_a_backfill_too(overlap: Any) -> None:
+    for left in ({"backlog": (Waiting(at(2), overlap),)}, {"backfills": (Backfill(at(0), at(2), overlap),)}):
+        paused = hourly(paused=True, queue=(at(1),), **left)
+        assert when(paused, at(15)) is None and not paused.has_more
+        resumed = evolve(paused, ScheduleResumed(next_due=at(16)), ID, 2)
+        assert resumed is not None and resumed.has_more and when(resumed, at(15)) is not None
+
+
+def test_what_was_started_as_it_was_paused_is_recorded() -> None:
+    """The pause came between the start and the record."""
+    paused = hourly(paused=True, backlog=(Waiting(at(2), "queue"),))
+    assert when(paused, at(13), started=(at(13),)) == Start(at(13), "clock")
+    assert when(paused, at(13), started=(at(2),)) == Start(at(2), "backfill")
+    assert when(paused, at(12), started=(at(13),)) is None
 
 
 # Any life of a schedule: clocks that jump, runs that end or not, deaths between a start and its record, changes of
@@ -143,6 +168,7 @@ EVENT = st.one_of(
     st.tuples(st.just("die"), st.just(0)),
     st.tuples(st.just("overlap"), st.sampled_from(["skip", "queue", "allow", "cancel_other"])),
     st.tuples(st.just("catch_up"), st.sampled_from(["all", "last", "none"])),
+    st.tuples(st.sampled_from(["pause", "resume"]), st.just(0)),
     st.tuples(st.just("backfill"), st.tuples(st.integers(-300, 0), st.integers(0, 300))),
 )
 
@@ -211,9 +237,17 @@ class Life:
                 start, end = (self.now + timedelta(minutes=how[0]), self.now)
                 self.backfilled.append((start, end))
                 self.record(BackfillRequested(start=start, end=end, overlap="queue"))
-            case _:
+            case "pause":
+                self.record(SchedulePaused())
+            case "resume" if self.schedule.paused:
+                next_due = self.schedule.times.after(self.now)
+                self.passed_over.append((self.schedule.next_due, next_due))
+                self.record(ScheduleResumed(next_due=next_due))
+            case "overlap" | "catch_up":
                 self.schedule = replace(self.schedule, **{what: how})
+        before = set(self.runs)
         self.work()
+        assert not self.schedule.paused or self.runs == before
 
 
 @given(st.lists(EVENT, max_size=40))
@@ -224,7 +258,7 @@ def test_in_any_life_no_time_has_two_runs_and_none_is_left_out(events: list[tupl
     life.dying = False
     # Who started a run, died, and whose clock was set back, records it when that time comes again.
     life.now = life.latest
-    life.work()
+    life.live("resume", 0)
     while life.schedule.has_more:
         life.live("end", 0)
     for time in life.schedule.times.between(at(13), life.schedule.next_due - timedelta(seconds=1)):
