@@ -160,7 +160,10 @@ class HeldRun:
 
     def decide(self, messages: Sequence[Message], *, begin: bool = True, advance: Advance = advance) -> Decision:
         """What ``messages`` make of the run as it is, with free slots taken for what they schedule."""
-        state, events, begun, unused = self.state, list[RunEvent](), list[BeginAttempt](), list[BeginAttempt]()
+        state = self.state
+        events: list[RunEvent] = []
+        begun: list[BeginAttempt] = []
+        unused: list[BeginAttempt] = []
         for message in messages:
             made, state = advance(state, message.command)
             events += made
