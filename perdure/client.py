@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -204,14 +205,8 @@ class Client:
     async def _wait(self, run: UUID) -> RunState:
         pause, known = _POLL, None
         while True:
-            tenure = self.node.tenure if self.node else None
-            if tenure is not None and (state := tenure.endings.get(run)) is not None:
+            if (state := await self._until_closed(run)) is not None:
                 return state
-            if tenure is not None and tenure.holder.is_held(run):
-                # Until it ends or is another node's.
-                await tenure.endings.wait(run, _MOST_POLL)
-                continue
-            await self._open_runs.closed(run)
             known = await self._further(run, known)
             if known is not None and known.state.is_ended:
                 if known.erased:
@@ -219,6 +214,19 @@ class Client:
                 return known.state
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, _MOST_POLL)
+
+    async def _until_closed(self, run: UUID) -> RunState | None:
+        """Wait until the run is not open; its last state, if this process was told of that."""
+        while (tenure := self.node.tenure if self.node else None) is not None:
+            if (state := tenure.endings.get(run)) is not None:
+                return state
+            if not tenure.holder.is_held(run):
+                await self._open_runs.closed(run, partial(tenure.endings.wait, run))
+                return tenure.endings.get(run)
+            # Until it ends, or is another node's.
+            await tenure.endings.wait(run, _MOST_POLL)
+        await self._open_runs.closed(run)
+        return None
 
     async def load(self, run: UUID) -> Loaded:
         """The run as its events are now. Raises UnknownRun."""

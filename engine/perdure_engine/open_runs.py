@@ -48,11 +48,14 @@ class OpenRuns:
         self._select = f'select run from "{schema}".open_runs where run = any(%s)'
         self._among = AskedTogether(self._open)
 
-    async def closed(self, run: UUID) -> None:
-        """Return once ``run`` is not open: it has ended, or was never started. Raises LogError."""
+    async def closed(self, run: UUID, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Return once ``run`` is not open: it has ended, or was never started. Raises LogError.
+
+        ``sleep`` waits between two looks for so many seconds, or until there is something to see.
+        """
         pause = _FIRST
         while run in await self._among(run):
-            await asyncio.sleep(pause)
+            await sleep(pause)
             pause = min(pause * _GROWTH, _LAST)
 
     async def _open(self, runs: Sequence[UUID]) -> set[UUID]:
