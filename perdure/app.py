@@ -170,7 +170,11 @@ class App(Listening, Scheduling):
 
     def _take_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop and not self._loop.is_closed():
+        if self._loop is not None and self._loop.is_closed():
+            # Nobody left the app before: what it had is gone with that loop.
+            self._entered, self._has_node, self._closing = 0, False, AsyncExitStack()
+            self._client = self._feed = None
+        elif self._loop is not None and self._loop is not loop:
             raise AppInUse(
                 "this app is connected in another event loop: make a second App for this one, or use app.blocking(), "
                 "whose calls may come from any thread"

@@ -66,7 +66,7 @@ class Client:
             Snapshots(self._session, schema, sealing=sealing_of(vault)),
         )
         self._open_runs = OpenRuns(self._session, schema)
-        self._short = AskedTogether(lambda runs: load_short(self.reader, self.registry, runs, self._snapshots))
+        self._load_together = AskedTogether(lambda runs: load_short(self.reader, self.registry, runs, self._snapshots))
         self._open_key = f'select run from "{schema}".open_runs where workflow_id = %s and key = %s'
         self._announced = f"""select distinct unnest(task_types) from "{schema}".nodes
             where alive_until > clock_timestamp()"""
@@ -81,6 +81,8 @@ class Client:
         try:
             await endlessly(self._append)
         finally:
+            await self._open_runs.close()
+            await self._load_together.close()
             await self._session.close()
 
     async def _append(self) -> None:
@@ -221,11 +223,11 @@ class Client:
             if (state := tenure.endings.get(run)) is not None:
                 return state
             if not tenure.holder.is_held(run):
-                await self._open_runs.closed(run, partial(tenure.endings.wait, run))
+                await self._open_runs.until_closed(run, partial(tenure.endings.wait, run))
                 return tenure.endings.get(run)
             # Until it ends, or is another node's.
             await tenure.endings.wait(run, _MOST_POLL)
-        await self._open_runs.closed(run)
+        await self._open_runs.until_closed(run)
         return None
 
     async def load(self, run: UUID) -> Loaded:
@@ -238,7 +240,7 @@ class Client:
             return await fold_tail(self.reader, self.registry, known)
         try:
             # Of many that end at once, the short ones are read in one go.
-            return (await self._short(run)).get(run) or await self.load(run)
+            return (await self._load_together(run)).get(run) or await self.load(run)
         except RunArchived:
             raise
         except UnknownRun:

@@ -46,8 +46,8 @@ class ExecutorOf:
         try:
             executing = Executing(executor.submit(work))
         except RuntimeError as error:
-            # Broken, or shut down. Nobody died at this work, which has not begun.
-            self._broke(executor)
+            # Broken, shut down, or without room. Nobody died at this work, which has not begun.
+            self._forget(executor, broken=isinstance(error, BrokenExecutor))
             if self._make is not None and isinstance(error, BrokenExecutor):
                 raise
             raise ExecutorUnusable(self._unusable(error)) from error
@@ -72,7 +72,7 @@ class ExecutorOf:
         )
 
     def _unusable(self, error: RuntimeError) -> str:
-        said = f"the executor of {self._task_type} is broken or shut down and takes no work: {error!s:.200}"
+        said = f"the executor of {self._task_type} takes no work: {error!s:.200}"
         if self._make is not None:
             return f"{said}; another is made for the next attempt"
         return (
@@ -84,9 +84,10 @@ class ExecutorOf:
             return
         error = done.exception()
         if isinstance(error, BrokenExecutor) and not isinstance(error, WorkLost):
-            self._broke(executor)
+            self._forget(executor, broken=True)
 
-    def _broke(self, executor: Executor) -> None:
+    def _forget(self, executor: Executor, *, broken: bool) -> None:
+        """Make another for what comes; the work that one which is whole has still ends there."""
         if self._make is not None and self._executor is executor:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=False, cancel_futures=broken)
             self._executor = None

@@ -1,22 +1,24 @@
 """A run out of its events."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
+import structlog
 
-from perdure_engine.registry import Registry, UnknownWorkflow
+from perdure_engine.registry import Registry
 from perdure_engine.run import RunState, evolve, new_run
 from perdure_engine.run.codec import decode
 from perdure_engine.run.events import RunStarted
 from perdure_engine.snapshots import Snapshots
-from perdure_engine.upcasting import UnreadableEvent
+from perdure_eventstore.errors import LogError
 from perdure_eventstore.events import NO_STREAM, Head, RecordedEvent
 from perdure_eventstore.keeper import ARCHIVED, ERASED, KEEPING
 from perdure_eventstore.read import Reader
 from perdure_eventstore.vault.errors import VaultError
+
+log = structlog.get_logger(__name__)
 
 _PAGE = 1_000
 _SHORT = 200
@@ -88,8 +90,12 @@ async def load_short(
     for run, events in streams.items():
         if len(events) > short:
             continue
-        with suppress(UnknownRun, UnknownWorkflow, UnreadableEvent, msgspec.MsgspecError):
+        try:
             found[run] = _fold_all(await _begin(registry, run, events[0]), events)
+        except LogError:
+            raise
+        except Exception as error:
+            log.debug("a run is left to be read alone", run=str(run), error=str(error))
     return found
 
 

@@ -7,12 +7,10 @@ that route at once for a moment, as one takes over from the other, do no harm.
 """
 
 import asyncio
-import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
 
 import structlog
 
@@ -99,11 +97,8 @@ class Router:
         self._workflows: dict[str, list[Registration]] = {}
         self._position = 0
         self._saved = 0
-        self._fresh_from = sys.maxsize
-        """Beyond it, nobody has routed anything."""
         self._concerned: dict[str, list[list[Registration]]] | None = None
-        self._load = f'''select position, (select coalesce(max(position), 0) from "{schema}".events)
-            from "{schema}".router'''
+        self._load = f'select position from "{schema}".router'
         # Only where it was left: somebody may have set it back, to have events routed that were passed over.
         self._save = f'update "{schema}".router set position = %s where position = %s returning position'
         # The run that the event itself started comes without a key, whether it is open or not.
@@ -132,9 +127,7 @@ class Router:
                     await self._route_what_is_known()
 
     async def _take_place(self) -> None:
-        # Whoever routed before this node has read no further than it sees now.
-        self._position, self._fresh_from = (await self._session.fetch(self._load))[0]
-        self._saved = self._position
+        self._position = self._saved = (await self._session.fetch(self._load))[0][0]
         self._concerned = None
 
     async def _route_what_is_known(self) -> None:
@@ -177,9 +170,7 @@ class Router:
 
         Raises NewerEvent, once what came before it is routed.
         """
-        routed = await self._routed_already([each for each in published if each.position <= self._fresh_from])
-        # From here on some may be, whatever becomes of the others.
-        self._fresh_from = max(self._fresh_from, published[-1].position)
+        routed = {row[0] for row in await self._session.fetch(self._routed, ([each.stream for each in published],))}
         arrivals: list[Arrival | Request] = []
         recording, newer = [], None
         for event in published:
@@ -202,12 +193,6 @@ class Router:
         self._delivered()
         if newer is not None:
             raise newer
-
-    async def _routed_already(self, published: Sequence[RecordedEvent]) -> set[UUID]:
-        if not published:
-            return set()
-        rows = await self._session.fetch(self._routed, ([each.stream for each in published],))
-        return {stream for (stream,) in rows}
 
     async def _match_definitions(self, arrivals: Sequence[Arrival | Request]) -> None:
         """Start what the events start: keyed workflows one event after another, the others all at once."""

@@ -72,6 +72,7 @@ class Timers:
         self._session, self._fence = session, fence
         self._now, self._wake = now, wake
         self._next: datetime | None = None
+        self._stopped = False
         self._alarm: asyncio.TimerHandle | None = None
         """Goes off if the scheduler does not."""
         self._scheduler = AsyncIOScheduler(
@@ -94,14 +95,15 @@ class Timers:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Wake no more."""
+        """Wake no more, whatever is noted."""
+        self._stopped = True
         self._silence()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     def note(self, due: datetime) -> None:
         """A timer was written: wake for it if it comes before the one already waited for."""
-        if self._next is None or due < self._next:
+        if not self._stopped and (self._next is None or due < self._next):
             self._next = due
             # The scheduler goes by this machine's clock, the timer by the database's.
             wait = max(due - self._now(), timedelta(0))

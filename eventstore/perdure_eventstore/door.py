@@ -13,10 +13,11 @@ from typing import Any, Final
 import orjson
 
 MAX_BYTES: Final = 16 * 1024 * 1024
+_ORJSON_BUFFER: Final = 1024
+"""Bytes that orjson begins to write into."""
 MAX_DEPTH: Final = 254  # as deep as orjson writes
 _NUL: Final = b"\\u0000"
 # Dates, dataclasses and subclasses would be rewritten on the way: they are refused, not guessed.
-_ORJSON_BUFFER: Final = 1024
 _EXACT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 

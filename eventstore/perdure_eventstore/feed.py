@@ -121,8 +121,10 @@ class Feed:
         before = mark.position
         self._begun = look = self._begun + 1
         position = await mark.advance()
-        if position > before or self._hurry > hurried:
-            self._poll = 0.0 if self._hurry else _SETTLE
+        if self._hurry > hurried:
+            self._poll = 0.0
+        elif position > before:
+            self._poll = _PENDING_POLL if self._hurry else _SETTLE
         # At first, 0 may only mean that somebody has not committed yet.
         if position or not mark.pending:
             if self._fresh and position < self.mark:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+from perdure_engine.attempt import Attempt
+
 _LAST = 1.0
 """Seconds to end in, for what is told to for the last time. Handlers had their grace before."""
 
@@ -42,9 +44,9 @@ def end_workers() -> None:
 def _named(task: "asyncio.Task[object]") -> str:
     frame = getattr(task.get_coro(), "cr_frame", None)
     attempt = frame.f_locals.get("attempt") if frame is not None else None
-    if attempt is not None:
+    if isinstance(attempt, Attempt):
         order = attempt.order
         return f"{order.spec.type}, task {order.spec.task_id} of run {order.run_id}"
     if getattr(task.get_coro(), "__name__", "") == "shutdown_default_executor":
         return "a thread of asyncio.to_thread()"
-    return task.get_name()
+    return getattr(task.get_coro(), "__qualname__", task.get_name())

@@ -276,7 +276,7 @@ async def test_tasks_fail_with_a_sentence_where_the_pool_that_was_handed_in_is_s
     app.task("burn", executor=pool, retry=perdure.Retry(attempts=1))(leave)
     async with app.node(views=False):
         await app.register(one("burn"))
-        with pytest.raises(perdure.RunFailed, match=r"shut down and takes no work: .*; hand in a function that makes"):
+        with pytest.raises(perdure.RunFailed, match=r"takes no work: .*; hand in a function that makes"):
             await (await app.start("one")).result(timeout=20)
 
 

@@ -481,3 +481,28 @@ async def test_results_of_another_process_are_waited_for_together(database_url: 
     results = await asyncio.gather(*(run.result(timeout=10) for run in runs))
     assert [each["a"]["n"] for each in results] == list(range(60))
     assert len(asked) < 60
+
+
+async def test_one_run_that_cannot_be_read_keeps_nobody_else_from_a_result(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, working = new_app(database_url), new_app(database_url)
+    recorder(working)
+    for app in (waiting, working.node(views=False)):
+        await nodes.enter_async_context(app)
+    registry = waiting.client.registry
+    for name in ("strange", "sound"):
+        await waiting.register(workflow(name, task("a")))
+    runs = [await waiting.start(name) for name in ("strange", "sound", "sound")]
+    (lost,) = [each.digest for each in await registry.versions() if each.workflow_id == "strange"]
+    known = registry.definition
+
+    async def definition(digest: str) -> Any:
+        if digest == lost:
+            raise KeyError(digest)
+        return await known(digest)
+
+    monkeypatch.setattr(registry, "definition", definition)
+    strange, *sound = await asyncio.gather(*(run.result(timeout=10) for run in runs), return_exceptions=True)
+    assert isinstance(strange, KeyError)
+    assert sound == [{"a": {}}] * 2

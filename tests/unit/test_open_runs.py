@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from perdure_engine.open_runs import AskedTogether
+from perdure_eventstore.errors import LogUnavailable
 
 
 async def test_who_asks_within_a_moment_is_asked_for_together_and_who_comes_meanwhile_next() -> None:
@@ -45,3 +46,22 @@ async def test_one_who_waits_no_more_takes_nobody_else_along_and_an_error_reache
     assert asking[0].cancelled()
     with pytest.raises(OSError, match="no log"):
         await together(uuid4())
+
+
+async def test_so_many_are_asked_for_at_once_and_the_others_next_and_none_once_it_is_closed() -> None:
+    asked: list[int] = []
+
+    async def ask(runs: Sequence[UUID]) -> int:
+        asked.append(len(runs))
+        return len(asked)
+
+    together = AskedTogether(ask)
+    answers = await asyncio.gather(*(together(uuid4()) for _ in range(250)))
+    assert asked == [100, 100, 50]
+    assert answers == [1] * 100 + [2] * 100 + [3] * 50
+    waiting = asyncio.create_task(together(uuid4()))
+    await asyncio.sleep(0)
+    await together.close()
+    with pytest.raises(LogUnavailable, match="was closed before"):
+        await waiting
+    assert asked == [100, 100, 50]
