@@ -11,7 +11,7 @@ import lives
 import pytest
 from acceptance.checker import assert_kept
 from acceptance.forks import ForkServer, fork_server
-from applications import facts, new_app, recorder, story, task, until, workflow
+from applications import facts, new_app, recorder, story, task, tenure_of, until, workflow
 from logs import execute, opened, rows
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,7 +24,6 @@ from perdure_engine.inbox import Inbox
 from perdure_engine.leases import Leases
 from perdure_engine.limits import Permits
 from perdure_engine.reaching import Reaching
-from perdure_engine.tenure import Tenure
 from perdure_eventstore.errors import LogUnavailable
 from perdure_eventstore.session import Session
 
@@ -43,11 +42,6 @@ async def nodes() -> AsyncIterator[AsyncExitStack]:
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     with fork_server(tmp_path_factory.mktemp("forks"), "lives") as server:
         yield server
-
-
-def tenure_of(app: perdure.App) -> Tenure:
-    assert app.client.node is not None and app.client.node.tenure is not None
-    return app.client.node.tenure
 
 
 async def test_what_a_definition_says_of_delivery_holds_on_another_node(
