@@ -1,6 +1,8 @@
 """What goes wrong between a run's owner and the node that executes for it: answers lost, late, or on their way."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +22,7 @@ from structlog.testing import capture_logs
 import perdure
 from perdure_engine.dispatch import Attempted, Dispatch
 from perdure_engine.holder import Holder
+from perdure_engine.identity import shard_of
 from perdure_engine.inbox import Inbox
 from perdure_engine.leases import Leases
 from perdure_engine.limits import Permits
@@ -230,6 +233,73 @@ async def test_an_attempt_that_ends_while_its_run_is_handed_over_is_not_begun_ag
     await asyncio.sleep(0.5)
     assert given and given[0] != b"[]", "nothing was under way"
     assert (len(calls), len(others)) == (len(runs), 0)
+
+
+def hand_over_that_is_not_answered(monkeypatch: pytest.MonkeyPatch, leases: Leases, *, given: bool) -> asyncio.Event:
+    """The node of ``leases`` gives shards away, or is about to, when its connection falls silent. Set when it has."""
+    silent, fetch = asyncio.Event(), Session.fetch
+
+    async def stuck(session: Session, statement: str, parameters: Any = ()) -> Any:
+        is_giving = statement is leases._hand
+        if not is_giving and not (silent.is_set() and statement is leases._renew):
+            return await fetch(session, statement, parameters)
+        if is_giving and given:
+            await fetch(session, statement, parameters)
+        silent.set()
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(Session, "fetch", stuck)
+    return silent
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["not given", "the answer lost"])
+async def test_a_node_told_to_stop_while_it_hands_shards_over_loses_nothing(
+    database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    first, second = [new_app(database_url, lease=9.0, concurrency=400) for _ in range(2)]
+    slow, _ = recorder(first, seconds=60), recorder(second)
+    end, once = asyncio.Event(), Counter[str]()
+
+    async def work(task: perdure.Task) -> None:
+        once[task.idempotency_key] += 1
+        await end.wait()
+
+    for app in (first, second):
+        app.task("once", delivery="at_most_once")(work)
+        recorder(app, "quick")
+    definition = workflow(
+        "w",
+        task("quick", type="quick"),
+        task("keyed", concurrency={"key": "{{n}}", "limit": 1}),
+        task("once", type="once"),
+        task("came", {"all": ["quick.completed", {"event": "came", "within": "1h"}]}, type="once"),
+        task("last", {"all": ["keyed.completed", "once.completed", "came.completed"]}),
+    )
+    async with first.node(views=False):
+        silent = hand_over_that_is_not_answered(monkeypatch, tenure_of(first).leases, given=given)
+        await first.register(definition)
+        runs = [(await first.start("w", {"n": n})).run_id for n in range(150)]
+        await until(lambda: len(slow) == len(once) == len(runs))
+        await nodes.enter_async_context(second.node(views=False))
+        await silent.wait()
+        heir = tenure_of(second)
+        await until(lambda: len(heir.leases.shards) == 32 * given and not heir.reaching.taken)
+        # The heir goes on with some of the runs, and the first loses the race for them as it stops.
+        moved = [run for run in runs if shard_of(run) in heir.leases.shards][:20]
+        await asyncio.gather(*(second.publish("came", {}, run=run) for run in moved))
+        await until(lambda: len(heir.attempts) == len(moved))
+        stopping = time.monotonic()
+        asyncio.get_running_loop().call_later(1.0, end.set)
+    assert time.monotonic() - stopping < 5
+    await asyncio.gather(*(second.publish("came", {}, run=run) for run in runs if run not in moved))
+    for run in runs:
+        assert (await second.run(run).result(timeout=15)).keys() == {"quick", "keyed", "once", "came", "last"}
+    assert once == dict.fromkeys([f"{run}:{each}" for run in runs for each in ("once", "came")], 1)
+    slots = heir.holder.placement.slots
+    await until(lambda: (slots.free, slots.waiting) == (400, 0))
+    left = " union all ".join(f"select run from perdure.{table}" for table in ("permits", "assignments", "inbox"))
+    await until(lambda: rows(database_url, left) == [])
+    assert_kept(database_url)
 
 
 async def test_who_was_taken_for_dead_takes_nothing_away_from_its_heirs(database_url: str) -> None:
