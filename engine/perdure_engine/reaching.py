@@ -126,6 +126,8 @@ class Reaching:
         letters, assigned = (await self._session.fetch(self._anything, asked))[0]
         if letters or self._inbox.has_useless:
             await self.read_inbox()
+        else:
+            self._inbox.exhausted()
         if assigned or self._assignments:
             await self._assignments.take_up()
 

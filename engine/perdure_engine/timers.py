@@ -114,6 +114,7 @@ class Timers:
         if not timers:
             # A timer that is due already when it is set has a time near to now.
             self._bound.seen(at - _LATE)
+            self._bound.exhausted()
         return timers
 
     async def arm(self, shards: Sequence[int], after: datetime) -> None:
