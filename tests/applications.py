@@ -11,6 +11,7 @@ import orjson
 from logs import rows
 
 import perdure
+from perdure_engine.tenure import Tenure
 
 ONCE = {"attempts": 1}
 SOON = {"attempts": 3, "initial": 0.05, "jitter": 0}
@@ -28,6 +29,12 @@ def workflow(workflow_id: str, *tasks: dict[str, Any], **more: Any) -> dict[str,
 def task(task_id: str, *triggers: Any, type: str = "work", **more: Any) -> dict[str, Any]:
     """A task of ``type``; with no trigger it is ready at the run's start."""
     return {"task_id": task_id, "type": type, "triggers": list(triggers), **more}
+
+
+def tenure_of(app: perdure.App) -> Tenure:
+    """What the app's node is made of now."""
+    assert app.client.node is not None and app.client.node.tenure is not None
+    return app.client.node.tenure
 
 
 class Calls:

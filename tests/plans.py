@@ -27,6 +27,34 @@ def filled(template: str, statements: Sequence[str]) -> Iterator[psycopg.Connect
 
 def plan(connection: psycopg.Connection[Any], mode: str, statement: str, *parameters: Any) -> str:
     """The plan of ``statement`` as a prepared one, in one of ``MODES``."""
+    with _prepared(connection, mode, statement, parameters) as (cursor, execute):
+        cursor.execute(f"explain {execute}".encode())
+        return "\n".join(line for (line,) in cursor.fetchall())
+
+
+def touched(connection: psycopg.Connection[Any], mode: str, statement: str, *parameters: Any) -> int:
+    """The pages that executing ``statement`` reads, in one of ``MODES``; what it does is rolled back."""
+    with _prepared(connection, mode, statement, parameters) as (cursor, execute):
+        # The first time, it reads what Postgres knows of the tables as well.
+        return min(_pages(cursor, f"explain (analyze, buffers, format json) {execute}") for _ in range(2))
+
+
+def _pages(cursor: psycopg.ClientCursor[Any], explain: str) -> int:
+    cursor.execute("begin")
+    try:
+        found = cursor.execute(explain.encode()).fetchone()
+        assert found is not None
+        top = found[0][0]["Plan"]
+        return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+    finally:
+        cursor.execute("rollback")
+
+
+@contextmanager
+def _prepared(
+    connection: psycopg.Connection[Any], mode: str, statement: str, parameters: Sequence[Any]
+) -> Iterator[tuple[psycopg.ClientCursor[Any], str]]:
+    """A cursor, and what executes ``statement`` with ``parameters``."""
     connection.execute(f"set plan_cache_mode = {mode}".encode())
     with psycopg.ClientCursor(connection) as cursor:
         types = f"({', '.join(['unknown'] * len(parameters))})" if parameters else ""
@@ -35,7 +63,6 @@ def plan(connection: psycopg.Connection[Any], mode: str, statement: str, *parame
         cursor.execute(f"prepare looked_at {types} as {statement}".encode())
         try:
             values = ", ".join(cursor.mogrify("%s", [value]) for value in parameters)
-            cursor.execute(f"explain execute looked_at {f'({values})' if values else ''}".encode())
-            return "\n".join(line for (line,) in cursor.fetchall())
+            yield cursor, f"execute looked_at {f'({values})' if values else ''}"
         finally:
             cursor.execute("deallocate looked_at")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure_engine.attempt import Attempt, Order
 from perdure_engine.attempts import Attempts
+from perdure_engine.bound import Bound
 from perdure_engine.exactly_once import AttemptSuperseded
 from perdure_engine.placement import Placement
 from perdure_engine.registry import Registry
@@ -40,6 +41,7 @@ _Ended = tuple[Key, int, AttemptEnd]
 
 
 class _Row(NamedTuple):
+    node: UUID
     run: UUID
     task_id: str
     attempt: int
@@ -48,10 +50,14 @@ class _Row(NamedTuple):
     scheduled: int | None
     failures: int
     cancelled: bool
+    id: int
 
 
 class Assignments:
     """Implements ``attempt.Home``. A row stays until the result that takes its place is in the inbox."""
+
+    THERE: Final = "node = %s and id > %s"
+    """Which rows may be new."""
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Assignments:
         self._session, self._registry, self._attempts, self._placement = session, registry, attempts, placement
         self._reader, self._vault = Reader(session, schema, vault), vault
         self._fence, self._now, self._fenced = fence, now, fenced
+        self._bound = Bound[int](0)
         self._mine: dict[Key, int] = {}
         """What was taken up, with its attempt."""
         self._waiting: set[tuple[Key, int]] = set()
@@ -79,16 +86,24 @@ class Assignments:
         self._results: list[_Ended] = []
         self.has_results = asyncio.Event()
         rows, events = f'"{schema}".assignments', f'"{schema}".events'
-        self._select = f"""select run, task_id, attempt, token, digest, scheduled, failures, cancelled
-            from {rows} where node = %s"""
+        columns = "node, run, task_id, attempt, token, digest, scheduled, failures, cancelled, id"
+        # What was taken up long ago is asked for by its key, one by one: of a table that looks empty and is full of
+        # dead rows, a join may read everything.
+        self._select = f"""select {columns} from {rows} where {self.THERE}
+            union all select there.* from unnest(%s::uuid[], %s::text[]) mine (run, task_id) cross join lateral (
+                select {columns} from {rows} r where r.run = mine.run and r.task_id = mine.task_id limit 1) there
+            where node = %s"""
         self._find = f"""select min(version) from {events} where stream = %s
             and type in ('TaskScheduled', 'TaskDelayed') and data ->> 'task_id' = %s"""
         self._tell = f"""with fence as materialized (
                 select node from "{schema}".nodes where node = %s and epoch = %s for key share
-            ), ended as (
-                delete from {rows} a using fence, unnest(%s::uuid[], %s::text[], %s::integer[], %s::text[], %s::bytea[])
+            ), r as materialized (
+                select * from unnest(%s::uuid[], %s::text[], %s::integer[], %s::text[], %s::bytea[])
                     r(run, task_id, attempt, detail, payload)
-                where a.run = r.run and a.task_id = r.task_id and a.attempt = r.attempt and a.node = fence.node
+            ), ended as (
+                delete from {rows} a using fence, r
+                where a.run = any(array(select r.run from r)) and a.run = r.run and a.task_id = r.task_id
+                    and a.attempt = r.attempt and a.node is not distinct from fence.node
                 returning a.run, a.shard, r.detail, r.payload
             ), told as (
                 insert into "{schema}".inbox (run, shard, kind, detail, payload)
@@ -99,25 +114,46 @@ class Assignments:
     def __len__(self) -> int:
         return len(self._mine)
 
+    def asked(self) -> tuple[UUID, int]:
+        """The parameters of ``THERE``."""
+        return self._fence[0], self._bound.above()
+
+    def exhausted(self) -> None:
+        """There is no row that may be new, by the parameters that were ``asked`` last."""
+        self._bound.exhausted()
+
     async def take_up(self) -> None:
         """Execute what is assigned to this node, and end what is taken back or cancelled."""
         self._ended.clear()
-        rows = [_Row(*row) for row in await self._session.fetch(self._select, (self._fence[0],))]
+        # Those that are adopted meanwhile need not be among the rows.
+        mine = dict(self._mine)
+        keys = [run for run, _ in mine], [task_id for _, task_id in mine]
+        rows = [_Row(*row) for row in await self._session.fetch(self._select, (*self.asked(), *keys, self._fence[0]))]
         there = {(row.run, row.task_id): row for row in rows}
-        for key, attempt in list(self._mine.items()):
+        for key, attempt in mine.items():
             row = there.get(key)
-            if row is None or row.attempt != attempt or row.cancelled:
+            if self._mine.get(key) == attempt and (row is None or row.attempt != attempt or row.cancelled):
                 self._end(key, attempt, is_there=row is not None and row.attempt == attempt)
         for key, row in there.items():
-            is_known = self._mine.get(key) == row.attempt or (key, row.attempt) in self._ended | self._leaving
-            if not is_known and not self._attempts.is_under_way(*key):
-                self._mine[key] = row.attempt
-                try:
-                    await self._take(key, row)
-                except BaseException:
-                    # Postgres went away: the next look takes it up.
-                    self._forget(key, row.attempt)
-                    raise
+            if self._mine.get(key) != row.attempt and (key, row.attempt) not in self._ended | self._leaving:
+                await self._take_up(key, row)
+        self._bound.exhausted()
+        if rows:
+            self._bound.seen(max(row.id for row in rows))
+
+    async def _take_up(self, key: Key, row: _Row) -> None:
+        if self._attempts.is_under_way(*key):
+            # One before it, which is to end first.
+            self._bound.lift()
+            return
+        self._mine[key] = row.attempt
+        try:
+            await self._take(key, row)
+        except BaseException:
+            # Postgres went away: the next look takes it up.
+            self._forget(key, row.attempt)
+            self._bound.lift()
+            raise
 
     def _end(self, key: Key, attempt: int, *, is_there: bool) -> None:
         """End what was taken back, or cancelled and is still there."""

@@ -24,16 +24,20 @@ class Bound(Generic[Key]):
         self._lowest = self._above = lowest
         self._seen: deque[tuple[float, Key]] = deque()
         self._swept = monotonic()
+        self._is_sweep = False
 
     def above(self) -> Key:
-        """Rows with higher keys are to be read: now and then, all there are."""
+        """Rows with higher keys are to be read: now and then, until ``exhausted`` is called, all there are."""
         now = monotonic()
         while self._seen and self._seen[0][0] < now - _BEHIND:
             self._above = self._seen.popleft()[1]
-        if now > self._swept + _SWEEP:
-            self._swept = now
-            return self._lowest
-        return self._above
+        self._is_sweep = now > self._swept + _SWEEP
+        return self._lowest if self._is_sweep else self._above
+
+    def exhausted(self) -> None:
+        """Above what ``above`` gave last, there was nothing left."""
+        if self._is_sweep:
+            self._swept, self._is_sweep = monotonic(), False
 
     def seen(self, key: Key) -> None:
         """``key`` was read, and nothing below it is left unread."""
@@ -43,5 +47,6 @@ class Bound(Generic[Key]):
     def lift(self) -> None:
         """Read everything next time."""
         self._swept = -_SWEEP
+        self._is_sweep = False
         self._seen.clear()
         self._above = self._lowest

@@ -97,9 +97,11 @@ class Dispatch:
                 and alive_until < clock_timestamp() order by node for update)
             update {nodes} n set epoch = n.epoch + 1 from dead where n.node = dead.node"""
         self._there = f"select node from {nodes} where node = any(%s) and alive_until > clock_timestamp()"
-        self._revoke = f"""delete from {rows} r
-            using unnest(%s::uuid[], %s::text[], %s::integer[]) u(run, task_id, attempt)
-            where r.run = u.run and r.task_id = u.task_id and r.attempt = u.attempt
+        self._revoke = f"""with u as materialized (
+                select * from unnest(%s::uuid[], %s::text[], %s::integer[]) u(run, task_id, attempt))
+            delete from {rows} r using u
+            where r.run = any(array(select u.run from u))
+                and r.run = u.run and r.task_id = u.task_id and r.attempt = u.attempt
                 and exists (select from {nodes} n where n.node = %s and n.epoch = %s)"""
         self._cancel = f"""with told as (update {rows} set cancelled = true where run = %s returning node)
             select pg_notify('{schema}', '') from told limit 1"""

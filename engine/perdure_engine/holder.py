@@ -165,10 +165,12 @@ class Holder:
         self.idle(held)
         return held.state.is_parked
 
-    def _resume(self, held: HeldRun) -> None:
-        """What was under way is interrupted, what was scheduled waits for a slot."""
+    def _resume(self, held: HeldRun, *, begun_by: UUID | None = None) -> None:
+        """What was under way, on any node or on ``begun_by``, is interrupted; what was scheduled waits for a slot."""
         for task_id, task in held.state.tasks.items():
-            if task.status == "started" and not self._is_under_way(held.run_id, task_id, task.attempt):
+            if task.status != "started" or begun_by not in (None, task.node):
+                continue
+            if not self._is_under_way(held.run_id, task_id, task.attempt):
                 held.tell(c.InterruptAttempt(at=self.now(), task_id=task_id, attempt=task.attempt))
         self._begin_scheduled(held)
 
@@ -252,8 +254,9 @@ class Holder:
         self._timers.look()
         if run.state.status == "stopping":
             self._cancel(run)
-        # One that waits for a slot already begins once: the second time nothing comes of it.
-        self._resume(run)
+        # One that waits for a slot already begins once: the second time nothing comes of it. What others began goes
+        # on: the run may be an heir's, and its hand-over not known here yet.
+        self._resume(run, begun_by=self.node_id)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
         if isinstance(error, FenceLost) or run.state.status == "new":

@@ -72,6 +72,10 @@ class Inbox:
         """The parameters of ``THERE``."""
         return list(shards), self._bound.above(), list(self._handed)
 
+    def exhausted(self) -> None:
+        """There is no row that was not handed out, by the parameters that were ``asked`` last."""
+        self._bound.exhausted()
+
     @property
     def has_useless(self) -> bool:
         """Whether there are rows to be deleted with the next ``read``."""
@@ -88,6 +92,8 @@ class Inbox:
         letters = [Letter(*row) for row in rows]
         if letters:
             self._bound.seen(letters[-1].id)
+        else:
+            self.exhausted()
         self._handed.update(letter.id for letter in letters)
         return letters
 

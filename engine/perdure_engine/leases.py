@@ -110,7 +110,7 @@ class Leases:
                 from fence, json_populate_recordset(null::{rows}, %s::json) r
                 on conflict (run, task_id) do update set attempt = excluded.attempt, node = excluded.node,
                     token = excluded.token, digest = excluded.digest, scheduled = excluded.scheduled,
-                    failures = excluded.failures, cancelled = false
+                    failures = excluded.failures, cancelled = false, id = default
             ), given as (
                 update {shards} s set node = null, lease_until = '-infinity' from fence
                 where s.node = fence.node and s.shard = any(%s)

@@ -51,8 +51,9 @@ class Permits:
         self._unused: list[tuple[UUID, str]] = []
         self.wake = asyncio.Event()
         self._take = f'select "{schema}".take_permits(%s, %s, %s, %s, %s, %s)'
-        self._give_back = f"""delete from "{schema}".permits p using unnest(%s::uuid[], %s::text[]) u(run, task_id)
-            where p.run = u.run and p.task_id = u.task_id
+        self._give_back = f"""with u as materialized (select * from unnest(%s::uuid[], %s::text[]) u(run, task_id))
+            delete from "{schema}".permits p using u
+            where p.run = any(array(select u.run from u)) and p.run = u.run and p.task_id = u.task_id
                 and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""
 
     def ask(self, key: str, limit: int, run: UUID, task_id: str, granted: Callable[[], None]) -> None:

@@ -61,7 +61,7 @@ class Reaching:
         """Held while runs are looked up for what reached them, so that no shard is given away under them."""
         self._anything = f"""select
             exists (select from "{schema}".inbox where {inbox.THERE}),
-            exists (select from "{schema}".assignments where node = %s)"""
+            exists (select from "{schema}".assignments where {assignments.THERE})"""
         self._active = f'select run from "{schema}".open_runs where shard = any(%s) and not parked'
         self._park = f"""update "{schema}".open_runs set parked = true where run = any(%s)
             and exists (select from "{schema}".shards s where s.shard = open_runs.shard and s.node = %s)"""
@@ -122,12 +122,16 @@ class Reaching:
     async def look(self) -> None:
         """Take in what came from outside, if anything did: one statement where nothing has."""
         self._inbox.take_up()
-        asked = (*self._inbox.asked(sorted(self._leases.known)), self._holder.node_id)
+        asked = (*self._inbox.asked(sorted(self._leases.known)), *self._assignments.asked())
         letters, assigned = (await self._session.fetch(self._anything, asked))[0]
         if letters or self._inbox.has_useless:
             await self.read_inbox()
+        else:
+            self._inbox.exhausted()
         if assigned or self._assignments:
             await self._assignments.take_up()
+        else:
+            self._assignments.exhausted()
 
     async def read_inbox(self) -> None:
         """Hand the rows of the inbox to their runs."""

@@ -102,14 +102,18 @@ class Router:
         # Only where it was left: somebody may have set it back, to have events routed that were passed over.
         self._save = f'update "{schema}".router set position = %s where position = %s returning position'
         # The run that the event itself started comes without a key, whether it is open or not.
-        self._keyed_runs = f"""select r.run, r.key, e.data ->> 'digest' from "{schema}".open_runs r
-            join "{schema}".events e on e.stream = r.run and e.version = 1
-            where r.workflow_id = %s and r.key = any(%s) and r.key is not null
+        # One probe after the other: of tables that look empty and are full of dead rows, a join may read everything.
+        self._keyed_runs = f"""select r.run, asked.key, e.data ->> 'digest'
+            from unnest(%s::text[]) asked (key) cross join lateral (
+                select run from "{schema}".open_runs o where o.workflow_id = %s and o.key = asked.key limit 1) r
+            cross join lateral (select data from "{schema}".events e where e.stream = r.run and e.version = 1 limit 1) e
             union all select e.stream, null, null from "{schema}".events e where e.stream = %s and e.version = 1"""
         self._routed = f"""select stream from "{schema}".events where stream = any(%s) and type = 'EventRouted'"""
         self._open_run = f'select workflow_id from "{schema}".open_runs where run = %s'
-        self._waiting = f"""select w.event, w.run, w.armed_at, r.workflow_id from "{schema}".waits w
-            join "{schema}".open_runs r using (run) where w.event = any(%s) and w.key is null"""
+        self._waiting = f"""select w.event, w.run, w.armed_at, r.workflow_id
+            from unnest(%s::text[]) asked (event) cross join lateral (
+                select * from "{schema}".waits w where w.event = asked.event and w.key is null offset 0) w
+            cross join lateral (select workflow_id from "{schema}".open_runs r where r.run = w.run limit 1) r"""
 
     async def run(self) -> None:
         """Route for ever, while it is this node's turn. Raises LogError when the log cannot be reached."""
@@ -270,7 +274,7 @@ class Router:
         started = run_for_event(arrival.recorded.stream, workflow_id)
         keys, active = await self._keys(arrival, versions)
         while keys:
-            rows = await self._session.fetch(self._keyed_runs, (workflow_id, list(keys), started))
+            rows = await self._session.fetch(self._keyed_runs, (list(keys), workflow_id, started))
             runs = {key: (run, digest) for run, key, digest in rows}
             # Under no key: the event was here before, and nobody lived to record it. Its own key was free then.
             has_started = runs.pop(None, None) is not None and active is not None

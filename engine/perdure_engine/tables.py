@@ -190,7 +190,8 @@ assignments = Table(
     Column("scheduled", Integer, comment="The version of the event that has its inputs, where it is known."),
     Column("failures", Integer, nullable=False, comment="Of the task before this attempt."),
     Column("cancelled", Boolean, nullable=False, server_default=text("false"), comment="The owner wants it ended."),
-    Index("assignments_node", "node"),
+    Column("id", BigInteger, Identity(always=True), nullable=False, comment="Grows with every attempt."),
+    Index("assignments_node", "node", "id"),
     Index("assignments_shard", "shard"),
     comment="Attempts that a node executes for the owner of their run.",
 )

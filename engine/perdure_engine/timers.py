@@ -17,6 +17,8 @@ _BATCH = 1_000
 _JOB = "next timer"
 _SLACK = timedelta(milliseconds=20)
 """After which the scheduler is not waited for."""
+_SOON = timedelta(seconds=60)
+"""Longer than from one look to the next: what is due later is found by then."""
 _LATE = timedelta(seconds=60)
 """By which a timer may be due before it is there, such as one that was set while the database was out of reach."""
 
@@ -82,10 +84,11 @@ class Timers:
         self._bound = Bound[datetime](datetime.min.replace(tzinfo=UTC))
         self._due = f"""select run, timer, due from "{schema}".timers
             where shard = any(%s) and due > %s and due <= %s and not held order by due limit {_BATCH}"""
-        # One look into the index a shard: a plain min() would read every timer of the future.
+        # One look into the index a shard: a plain min() would read every timer of the future. And no further than it is
+        # of use: of deadlines that were met the rows may be dead and still there.
         self._earliest = f"""select min(first.due) from unnest(%s::smallint[]) as mine (shard)
-            cross join lateral (select due from "{schema}".timers t where t.shard = mine.shard and t.due > %s
-                                and not t.held order by due limit 1) first"""
+            cross join lateral (select due from "{schema}".timers t where t.shard = mine.shard
+                                and t.due > %s and t.due <= %s and not t.held order by due limit 1) first"""
         # The fence, and the very row that was read: a woken sleeper shall not delete its heir's timer.
         self._delete = f"""delete from "{schema}".timers where run = %s and timer = %s and due = %s
             and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""
@@ -126,12 +129,13 @@ class Timers:
         if not timers:
             # A timer that is due already when it is set has a time near to now.
             self._bound.seen(at - _LATE)
+            self._bound.exhausted()
         return timers
 
     async def arm(self, shards: Sequence[int], after: datetime) -> None:
-        """Wake for the earliest timer that is due after ``after``: when ``due`` was asked last, so that none slips."""
+        """Wake for the earliest timer that is due soon after ``after``: when ``due`` was asked, so that none slips."""
         self._next = None
-        earliest = (await self._session.fetch(self._earliest, (list(shards), after)))[0][0]
+        earliest = (await self._session.fetch(self._earliest, (list(shards), after, after + _SOON)))[0][0]
         if earliest is not None:
             self.note(earliest)
 

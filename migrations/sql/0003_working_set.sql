@@ -33,6 +33,7 @@ create table perdure.assignments (
     scheduled integer,
     failures integer not null,
     cancelled boolean not null default false,
+    id bigint not null generated always as identity,
     primary key (run, task_id)
 );
 comment on table perdure.assignments is 'Attempts that a node executes for the owner of their run.';
@@ -41,12 +42,15 @@ comment on column perdure.assignments.digest is 'The definition of the run.';
 comment on column perdure.assignments.scheduled is 'The version of the event that has its inputs, where it is known.';
 comment on column perdure.assignments.failures is 'Of the task before this attempt.';
 comment on column perdure.assignments.cancelled is 'The owner wants it ended.';
-create index assignments_node on perdure.assignments (node);
+comment on column perdure.assignments.id is 'Grows with every attempt.';
+create index assignments_node on perdure.assignments (node, id);
 create index assignments_shard on perdure.assignments (shard);
 alter table perdure.assignments set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
 -- What one append writes and takes away again is written first: a retry that was due at once, a wait that ended as it
 -- began. Only "closed" comes before everything, so that the key of a run that ends is free for one that starts.
+-- Rows are looked for by "= any (array)" beside the join: of a table that looks empty and is full of dead rows, which
+-- somebody's transaction keeps, a join alone may read everything.
 create or replace function perdure.write_work(companion json, losers integer[], appends integer[], positions bigint[]) returns void
 language plpgsql as $$
 declare
@@ -96,17 +100,23 @@ begin
         where r.a <> all (losers);
     end if;
     if work.parked is not null then
+        with r as materialized (
+            select * from json_to_recordset(work.parked) r(a integer, run uuid, parked boolean)
+            where r.a <> all (losers))
         update perdure.open_runs o set parked = r.parked
-        from json_to_recordset(work.parked) r(a integer, run uuid, parked boolean)
-        where r.a <> all (losers) and o.run = r.run;
+        from r where o.run = any (array(select r.run from r)) and o.run = r.run;
     end if;
     if work.paused is not null then
+        with r as materialized (
+            select * from json_to_recordset(work.paused) r(a integer, run uuid, paused boolean)
+            where r.a <> all (losers))
         update perdure.open_runs o set paused = r.paused
-        from json_to_recordset(work.paused) r(a integer, run uuid, paused boolean)
-        where r.a <> all (losers) and o.run = r.run;
+        from r where o.run = any (array(select r.run from r)) and o.run = r.run;
+        with r as materialized (
+            select * from json_to_recordset(work.paused) r(a integer, run uuid, paused boolean)
+            where r.a <> all (losers))
         update perdure.timers t set held = r.paused
-        from json_to_recordset(work.paused) r(a integer, run uuid, paused boolean)
-        where r.a <> all (losers) and t.run = r.run and t.timer <> 'deadline';
+        from r where t.run = any (array(select r.run from r)) and t.run = r.run and t.timer <> 'deadline';
     end if;
     if work.timers is not null then
         insert into perdure.timers (run, timer, shard, due, held)
@@ -117,9 +127,11 @@ begin
         on conflict (run, timer) do update set due = excluded.due, held = excluded.held;
     end if;
     if work.cleared is not null then
+        with r as materialized (
+            select * from json_to_recordset(work.cleared) r(a integer, run uuid, timer text)
+            where r.a <> all (losers))
         delete from perdure.timers t
-        using json_to_recordset(work.cleared) r(a integer, run uuid, timer text)
-        where r.a <> all (losers) and t.run = r.run and t.timer = r.timer;
+        using r where t.run = any (array(select r.run from r)) and t.run = r.run and t.timer = r.timer;
     end if;
     if work.waits is not null then
         insert into perdure.waits (run, trigger, event, key, armed_at)
@@ -128,9 +140,11 @@ begin
         where r.a <> all (losers);
     end if;
     if work.disarmed is not null then
+        with r as materialized (
+            select * from json_to_recordset(work.disarmed) r(a integer, run uuid, trigger integer)
+            where r.a <> all (losers))
         delete from perdure.waits w
-        using json_to_recordset(work.disarmed) r(a integer, run uuid, trigger integer)
-        where r.a <> all (losers) and w.run = r.run and w.trigger = r.trigger;
+        using r where w.run = any (array(select r.run from r)) and w.run = r.run and w.trigger = r.trigger;
     end if;
     if work.inbox is not null then
         insert into perdure.inbox (run, shard, kind, event)
@@ -139,9 +153,8 @@ begin
         where r.a <> all (losers);
     end if;
     if work.consumed is not null then
-        delete from perdure.inbox i
-        using json_to_recordset(work.consumed) r(a integer, id bigint)
-        where r.a <> all (losers) and i.id = r.id;
+        delete from perdure.inbox i where i.id = any (array(
+            select r.id from json_to_recordset(work.consumed) r(a integer, id bigint) where r.a <> all (losers)));
     end if;
     if work.assigned is not null then
         insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, scheduled, failures)
@@ -152,12 +165,14 @@ begin
         where r.a <> all (losers)
         on conflict (run, task_id) do update set attempt = excluded.attempt, node = excluded.node,
             token = excluded.token, digest = excluded.digest, scheduled = excluded.scheduled,
-            failures = excluded.failures, cancelled = false;
+            failures = excluded.failures, cancelled = false, id = default;
     end if;
     if work.released is not null then
+        with r as materialized (
+            select * from json_to_recordset(work.released) r(a integer, run uuid, task_id text)
+            where r.a <> all (losers))
         delete from perdure.permits p
-        using json_to_recordset(work.released) r(a integer, run uuid, task_id text)
-        where r.a <> all (losers) and p.run = r.run and p.task_id = r.task_id;
+        using r where p.run = any (array(select r.run from r)) and p.run = r.run and p.task_id = r.task_id;
     end if;
     if work.schedules is not null then
         perform perdure.write_schedules(work.schedules, losers);

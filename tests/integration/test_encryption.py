@@ -9,16 +9,18 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from acceptance.checker import assert_kept
-from applications import ONCE, SOON, new_app, story, task, until, workflow
+from applications import ONCE, SOON, new_app, recorder, shards, story, task, tenure_of, until, workflow
 from command_line import perdure as command
 from dumps import found_in
 from logs import execute, new_stream, opened, read_stream, rows, running
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from structlog.testing import capture_logs
 
 import perdure
 from perdure.encryption import EncryptionSettings
 from perdure.errors import WrongConnection
+from perdure_engine.identity import shard_of
 from perdure_eventstore.append import Append
 from perdure_eventstore.errors import AppendRefused, LogUnavailable
 from perdure_eventstore.events import NO_STREAM, NewEvent
@@ -409,3 +411,40 @@ async def test_a_key_store_that_is_out_of_reach_for_a_moment_costs_an_append_not
         monkeypatch.setattr(PostgresKeyStore, "create", create)
         assert (await app.publish("went", {"mark": MARK})).position is not None
     assert outages == []
+
+
+async def test_what_came_of_one_attempt_and_cannot_be_encrypted_holds_up_no_other(
+    database_url: str, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encryption = EncryptionSettings(master_key=master)
+    left, right = [new_app(database_url, encryption=encryption) for _ in range(2)]
+    recorder(left, "left")
+    end, seal, bad = asyncio.Event(), Vault.seal_state, list[UUID]()
+
+    @right.task("right")
+    async def wait(task: perdure.Task) -> int:
+        await end.wait()
+        return task.attempt
+
+    async def no_key(vault: Vault, stream: UUID, text: bytes) -> bytes:
+        if stream in bad and text == b"1":
+            raise VaultError("the key store has no key for it")
+        return await seal(vault, stream, text)
+
+    monkeypatch.setattr(Vault, "seal_state", no_key)
+    async with left.node(views=False), right.node(views=False):
+        await until(lambda: sorted(map(len, shards(database_url).values())) == [32, 32])
+        definition = workflow("w", task("a", type="left"), task("b", "a.completed", type="right"))
+        await left.register(definition, allow_unknown_types=True)
+        runs = [await left.start("w") for _ in range(20)]
+        tenure = tenure_of(right)
+        await until(lambda: len(tenure.attempts) == len(runs))
+        away = [run for run in runs if shard_of(run.run_id) not in tenure.leases.shards]
+        bad.append(away[0].run_id)
+        with capture_logs() as said:
+            end.set()
+            for run in runs:
+                assert (await run.result(timeout=10))["b"] == (2 if run.run_id in bad else 1)
+    assert {"TaskInterrupted b 1", "TaskScheduled b 2"} <= set(story(database_url, bad[0]))
+    assert [(each["run"], each["task"]) for each in said if each["log_level"] == "error"] == [(str(bad[0]), "b")]
+    assert_kept(database_url)

@@ -3,9 +3,13 @@
 import asyncio
 
 import pytest
+from applications import new_app, recorder, task, workflow
+from logs import execute, rows
 
 import perdure
+from perdure_engine import bound
 from perdure_engine.definitions.definition import Retry
+from perdure_engine.identity import shard_of
 
 
 def app_on(url: str, concurrency: int) -> perdure.App:
@@ -56,6 +60,29 @@ async def test_inbox_and_timers_are_served_while_the_node_is_busy(database_url: 
                 await asyncio.sleep(0.02)
         assert await busy.status() == "open"
         assert len(await busy.result(timeout=60)) == 2_000
+
+
+async def test_a_row_that_appears_late_below_those_already_read_is_read_by_the_next_sweep(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bound, "_BEHIND", 0.1)
+    monkeypatch.setattr(bound, "_SWEEP", 1.0)
+    app = new_app(database_url)
+    recorder(app)
+    last = task("last", {"all": ["first.completed", {"event": "never", "within": "1h"}]})
+    async with app.node(views=False):
+        await app.register(workflow("w", task("first"), last))
+        late, others = await app.start("w"), [await app.start("w") for _ in range(8)]
+        # Their numbers are drawn in one order, and they commit in another.
+        (number,) = rows(database_url, "select nextval('perdure.inbox_id_seq')")[0]
+        for run in others:
+            await app.cancel(run.run_id)
+            await asyncio.sleep(0.1)
+        command = f"""insert into perdure.inbox (id, run, shard, kind, detail) overriding system value
+            values ({number}, '{late.run_id}', {shard_of(late.run_id)}, 'cancel', '{{}}')"""
+        execute(database_url, command)
+        with pytest.raises(perdure.RunCancelled):
+            await late.result(timeout=10)
 
 
 class _Unreadable(Exception):

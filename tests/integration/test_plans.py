@@ -134,7 +134,7 @@ def test_timers_are_found_by_an_index(
     timers = Timers(Session(engine), SCHEMA, (uuid4(), 1), now=lambda: datetime.now(UTC), wake=lambda: None)
     now = datetime.now(UTC)
     assert "Seq Scan" not in plan(connection, mode, timers._due, shards, now, now)
-    assert "Seq Scan" not in plan(connection, mode, timers._earliest, shards, now)
+    assert "Seq Scan" not in plan(connection, mode, timers._earliest, shards, now, now)
     assert "Index Scan using timers_pkey" in plan(connection, mode, timers._delete, RUN, "retry:a", now, *timers._fence)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from acceptance.checker import assert_kept
-from applications import new_app, recorder, task, workflow
+from applications import new_app, recorder, shards, task, tenure_of, until, workflow
 from logs import execute, opened, rows
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
@@ -16,6 +16,8 @@ from structlog.testing import capture_logs
 import perdure
 import perdure_engine.resting as resting_module
 from perdure_engine.history import Loaded, load_run
+from perdure_engine.identity import shard_of
+from perdure_engine.snapshot_taker import SnapshotTaker
 from perdure_engine.snapshots import CannotSeal, Snapshots
 from perdure_eventstore.read import Reader
 from perdure_eventstore.session import Session
@@ -296,3 +298,33 @@ async def test_of_the_runs_that_rest_no_more_are_remembered_than_there_is_room_f
         assert [await run.result(timeout=10) for run in runs] == [0, 1, 2, 3]
         assert len(resting) <= 2
     assert_kept(database_url)
+
+
+async def test_of_a_run_that_was_handed_over_the_old_node_takes_no_snapshot(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(taker: SnapshotTaker) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(SnapshotTaker, "run", never)
+    first, second = [new_app(database_url, snapshot_every=EVERY, concurrency=300) for _ in range(2)]
+    for app in (first, second):
+        recorder(app)
+        recorder(app, "long", seconds=60)
+    last = task("end", {"all": [f"t{n}.completed" for n in range(8)]}, type="long")
+    async with first.node(views=False):
+        await first.register(workflow("w", *[task(f"t{n}") for n in range(8)], last))
+        # The quietest shards go first: none is to be without a run.
+        runs = [(await first.start("w")).run_id for _ in range(150)]
+        begun = "select count(*) from perdure.events where type = 'TaskStarted' and data ->> 'task_id' = 'end'"
+        await until(lambda: rows(database_url, begun) == [(len(runs),)])
+        tenure = tenure_of(first)
+        assert tenure._taker._due.keys() == set(runs)
+        async with second.node(views=False):
+            await until(lambda: sorted(map(len, shards(database_url).values())) == [32, 32])
+            mine = {run for run in runs if shard_of(run) in tenure.leases.shards}
+            await until(lambda: {held.run_id for held in tenure.holder.held(lambda _: True)} == mine)
+            while tenure._taker._due:
+                await tenure._taker.run_once()
+            assert 0 < len(mine) < len(runs)
+            assert kept(database_url).keys() == mine

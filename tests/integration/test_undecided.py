@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from acceptance.checker import assert_kept
-from applications import new_app, recorder, task, workflow
+from applications import SOON, new_app, recorder, story, task, workflow
+from logs import execute
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -124,4 +125,35 @@ async def test_a_decision_that_cannot_be_written_fails_its_task(
         await app.register(workflow("w", task("bad")))
         with pytest.raises(perdure.RunFailed, match="what was decided cannot be written: TypeError: a fault of ours"):
             await (await app.start("w")).result(timeout=10)
+    assert_kept(database_url)
+
+
+async def test_a_failure_that_the_log_refuses_is_an_interruption_and_the_next_attempt_follows(
+    database_url: str,
+) -> None:
+    execute(
+        database_url,
+        """alter table perdure.events add constraint not_the_first check
+            (type <> 'TaskFailed' or data ->> 'task_id' <> 'bad' or data ->> 'attempt' <> '1')""",
+    )
+    app = new_app(database_url, concurrency=1)
+
+    @app.task()
+    async def work(task: perdure.Task) -> int:
+        if task.attempt == 1:
+            raise ValueError(f"{task.task_id} fails")
+        return task.attempt
+
+    async with app.node(views=False):
+        await app.register(
+            workflow("w", task("bad", retry=SOON), task("other", retry=SOON), task("last", "bad.completed", retry=SOON))
+        )
+        run = await app.start("w")
+        # The only slot came back, or nothing else would begin.
+        assert await run.result(timeout=10) == {"bad": 2, "other": 2, "last": 2}
+        told = story(database_url, run.run_id)
+        assert "TaskFailed bad 1" not in told
+        assert {"TaskInterrupted bad 1", "TaskScheduled bad 2", "TaskCompleted bad 2", "TaskFailed other 1"} <= set(
+            told
+        )
     assert_kept(database_url)

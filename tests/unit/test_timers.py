@@ -20,8 +20,8 @@ class Rows:
         self.due: list[datetime] = []
 
     async def fetch(self, statement: str, parameters: Any) -> list[Any]:
-        after = parameters[1]
-        return [(min((each for each in self.due if each > after), default=None),)]
+        _, after, until = parameters
+        return [(min((each for each in self.due if after < each <= until), default=None),)]
 
 
 class Clock:
