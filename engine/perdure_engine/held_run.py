@@ -107,8 +107,9 @@ class HeldRun:
     async def reload(self) -> None:
         """Fold what others appended."""
         loaded = await self._owner.reload(self)
+        was_unknown = self.state.status == "new"
         self.state, self.head, self.size = loaded.state, loaded.head, loaded.size
-        self._owner.caught_up(self)
+        self._owner.caught_up(self, was_unknown=was_unknown)
 
     async def take_turn(self, turn: Callable[[], Awaitable[Decision | None]]) -> None:
         """Let ``turn`` decide and append by itself, with the mailbox held up meanwhile.

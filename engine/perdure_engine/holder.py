@@ -249,14 +249,14 @@ class Holder:
             listener(run.run_id, events, run.state)
         self._taker.grown(run)
 
-    def caught_up(self, run: HeldRun) -> None:
+    def caught_up(self, run: HeldRun, *, was_unknown: bool) -> None:
         self.committed(run, ())
         self._timers.look()
         if run.state.status == "stopping":
             self._cancel(run)
         # One that waits for a slot already begins once: the second time nothing comes of it. What others began goes
-        # on: the run may be an heir's, and its hand-over not known here yet.
-        self._resume(run, begun_by=self.node_id)
+        # on, but in a run that this node had not taken up yet: it may be an heir's, and its hand-over not known here.
+        self._resume(run, begun_by=None if was_unknown else self.node_id)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
         if isinstance(error, FenceLost) or run.state.status == "new":

@@ -57,8 +57,11 @@ class Owner(Protocol):
     def undecided(self, inbox: Sequence[int]) -> None:
         """These inbox rows were not decided on, and are still there."""
 
-    def caught_up(self, run: "HeldRun") -> None:
-        """The run's state is the one after events that others appended, or of an append whose outcome was unknown."""
+    def caught_up(self, run: "HeldRun", *, was_unknown: bool) -> None:
+        """The run's state is the one after events that others appended, or of an append whose outcome was unknown.
+
+        ``was_unknown``: that there was such a run was not known here.
+        """
 
     def idle(self, run: "HeldRun") -> None:
         """Nothing is waiting to be decided or recorded."""

@@ -35,11 +35,11 @@ class Timer(NamedTuple):
         kind, _, subject = self.timer.partition(":")
         match kind:
             case "retry" | "delay" | "start":
-                return FireTimer(at=at, kind=kind, task_id=subject, due=self.due)
+                return FireTimer(at=at, kind=kind, task_id=subject)
             case "wait":
-                return FireTimer(at=at, kind="wait", trigger=int(subject), due=self.due)
+                return FireTimer(at=at, kind="wait", trigger=int(subject))
             case "deadline":
-                return FireTimer(at=at, kind="deadline", due=self.due)
+                return FireTimer(at=at, kind="deadline")
             case _:
                 raise LookupError(f"there is no timer {self.timer!r}")
 

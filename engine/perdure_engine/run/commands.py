@@ -87,7 +87,7 @@ class CancelAttempt(Command, frozen=True, kw_only=True):
 
 
 class FireTimer(Command, frozen=True, kw_only=True):
-    """A timer of this run is due; ``due`` is when it was set for.
+    """A timer of this run is due.
 
     ``retry`` and ``delay`` of a task, ``start`` by which it should have started, ``wait`` of a trigger, or the run's
     ``deadline``. What follows a start that did not come is as in TimeOutAttempt.
@@ -96,7 +96,6 @@ class FireTimer(Command, frozen=True, kw_only=True):
     kind: Literal["retry", "delay", "start", "wait", "deadline"]
     task_id: str = ""
     trigger: int = -1
-    due: datetime | None = None
     max_attempts: int = 1
     retry_at: datetime | None = None
 

@@ -191,9 +191,6 @@ def _fire(progress: Progress, command: c.FireTimer) -> None:
 
 def _fire_for_task(progress: Progress, command: c.FireTimer, task: TaskState) -> None:
     task_id = command.task_id
-    if command.due is not None and task.due is not None and command.due < task.due:
-        # It was read before another was set in its place.
-        return
     match command.kind, task.status:
         case "retry", "retrying":
             progress.schedule(task_id, task.attempt + 1)

@@ -94,8 +94,7 @@ def _readied(state: RunState, event: e.TaskScheduled | e.TaskDelayed, status: Ta
         waits = _lose_interest(state, event.task_id, task)
     inputs = task.inputs if event.inputs is None else event.inputs
     key = event.concurrency_key or task.concurrency_key
-    due = event.until if isinstance(event, e.TaskDelayed) else event.start_by
-    task = replace(task, status=status, attempt=attempt, concurrency_key=key, inputs=inputs, due=due)
+    task = replace(task, status=status, attempt=attempt, concurrency_key=key, inputs=inputs)
     return replace(state, tasks=state.tasks.set(event.task_id, task), active=active, pending=pending, live_waits=waits)
 
 
@@ -109,7 +108,7 @@ def _failed(state: RunState, event: e.TaskFailed | e.TaskTimedOut) -> RunState:
     )
     if event.retry_at is not None:
         pending = state.pending - (task.status in PENDING)
-        task = replace(task, status="retrying", node=None, due=event.retry_at)
+        task = replace(task, status="retrying", node=None)
         return replace(state, tasks=state.tasks.set(event.task_id, task), pending=pending)
     state = replace(state, tasks=state.tasks.set(event.task_id, task))
     if not _is_handled(state, event.task_id):

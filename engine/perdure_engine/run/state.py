@@ -3,7 +3,6 @@
 ``array_like``: in a snapshot, their fields without the names.
 """
 
-from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
@@ -58,8 +57,6 @@ class TaskState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     inputs: Json = NULL
     output: Json | None = None
     error: Json | None = None
-    due: datetime | None = None
-    """Of the timer that was set for it last."""
 
 
 class Occurrence(msgspec.Struct, frozen=True, gc=False, array_like=True):

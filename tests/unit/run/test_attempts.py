@@ -1,10 +1,8 @@
 """Rule 15: attempts, retries, time-outs and interruptions; and what comes too late."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from perdure_engine.run import commands as c
 from perdure_engine.run import events as e
@@ -207,18 +205,3 @@ def test_a_run_that_is_stopping_is_not_stopped_again(command: c.RunCommand) -> N
 
 def test_a_cancelled_attempt_ends_once() -> None:
     stopping_run().when(cancel("a")).then(cancelled("a")).when(cancel("a")).then_nothing()
-
-
-def test_a_timer_that_was_read_before_another_was_set_in_its_place_fires_nothing() -> None:
-    much_later = LATER + timedelta(seconds=10)
-    again = [scheduled_again("a", 2), started("a", 2), failed("a", 2, retry_at=much_later)]
-    history = [*UNDER_WAY, failed("a", 1, retry_at=LATER), *again]
-    stale = c.FireTimer(at=much_later, kind="retry", task_id="a", due=LATER)
-    given(ONE, *history).when(stale).then_nothing()
-    given(ONE, *history).when(replace(stale, due=much_later)).then(scheduled_again("a", 3))
-
-    late = define(task("a", "go", schedule_to_start="10s"))
-    waiting = [run_started(late), replace(scheduled("a"), start_by=much_later)]
-    stale = c.FireTimer(at=much_later, kind="start", task_id="a", due=LATER)
-    given(late, *waiting).when(stale).then_nothing()
-    assert given(late, *waiting).when(replace(stale, due=much_later)).events

@@ -15,12 +15,12 @@ from perdure_engine.run.state import Occurrence
 from perdure_eventstore.door import NULL, Json
 
 from .documents import EVENTS, documents
-from .given import AT, GO, NODE, RUN, define, fold, run_started, stop, task
+from .given import GO, NODE, RUN, define, fold, run_started, stop, task
 from .test_core_properties import FEW, Shell, reloaded
 
 EXACT = Json('{"n": 1.0, "text": "café", "big": 18446744073709551615}'.encode())
 TWO = define(task("a", "go"), task("b", "a.completed"))
-HALF_DONE = TaskState((0, -1), "started", 3, 2, 1, NODE, True, "key", EXACT, NULL, EXACT, AT)
+HALF_DONE = TaskState((0, -1), "started", 3, 2, 1, NODE, True, "key", EXACT, NULL, EXACT)
 FULL = RunState(
     definition=TWO, status="stopping", run_id=RUN, input=EXACT, start=Occurrence("go", EXACT, GO, 'a "key"'),
     tasks=Map({"a": HALF_DONE, "b": TaskState((1,))}),
