@@ -61,7 +61,7 @@ class Checker:
             for task_id in self.tasks
             if self._is_root(task_id)
             for clause in self._written(task_id)
-            if len(clause) == 1 and isinstance(clause[0], Event)
+            if len(set(clause)) == 1 and isinstance(clause[0], Event)
         }
 
     def _is_root(self, task_id: str) -> bool:
@@ -81,7 +81,8 @@ class Checker:
                 each._replace(entry=self._is_root(task_id) and each.name in self.entries)
                 if isinstance(each, Event)
                 else each
-                for each in dict.fromkeys(clause)
+                # Of two that are the same, the later one has the place.
+                for each in reversed(dict.fromkeys(reversed(clause)))
             )
             found.setdefault(frozenset(conditions), conditions)
         return list(found.values())
