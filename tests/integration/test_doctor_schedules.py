@@ -43,15 +43,16 @@ async def test_schedules_at_work_are_never_found_at_fault(database_url: str, mon
             await app.register(document)
         for number, overlap in enumerate(("skip", "queue", "allow", "cancel_other") * 2):
             await app.schedule(f"s{number}", dice.choice(["quick", "slow"]), cron="* * * * *", overlap=overlap)  # type: ignore[arg-type]
-        work = asyncio.create_task(change(app, dice, 60))
-        while not work.done():
-            diagnosis = await app.doctor(repair=looks % 5 == 4)
-            assert diagnosis.faults == [], [*map(str, diagnosis.faults)]
-            looks += 1
-        await work
+        fired = "select count(*) from perdure.events where type = 'ScheduleFired'"
+        async with asyncio.timeout(60):
+            while looks < 10 or rows(database_url, fired)[0][0] < 20:
+                work = asyncio.create_task(change(app, dice, 60))
+                while not work.done():
+                    diagnosis = await app.doctor(repair=looks % 5 == 4)
+                    assert diagnosis.faults == [], [*map(str, diagnosis.faults)]
+                    looks += 1
+                await work
     print(f"{looks} looks")
-    assert looks > 10
-    assert rows(database_url, "select count(*) > 20 from perdure.events where type = 'ScheduleFired'") == [(True,)]
 
 
 async def change(app: perdure.App, dice: random.Random, changes: int) -> None:
