@@ -46,7 +46,8 @@ _UPGRADE = 5.0
 """Seconds between two looks whether an event that only a newer Perdure can read was routed by one."""
 
 _BATCH = 500
-_TYPES = ("EventPublished", "StartRequested", "DefinitionRegistered", "DefinitionRetired")
+_PUBLISHED = ("EventPublished", "StartRequested")
+_DEFINITIONS = ("DefinitionRegistered", "DefinitionRetired")
 _CHECKPOINT_EVERY = 10_000
 
 
@@ -108,7 +109,6 @@ class Router:
                 select run from "{schema}".open_runs o where o.workflow_id = %s and o.key = asked.key limit 1) r
             cross join lateral (select data from "{schema}".events e where e.stream = r.run and e.version = 1 limit 1) e
             union all select e.stream, null, null from "{schema}".events e where e.stream = %s and e.version = 1"""
-        self._routed = f"""select stream from "{schema}".events where stream = any(%s) and type = 'EventRouted'"""
         self._open_run = f'select workflow_id from "{schema}".open_runs where run = %s'
         self._waiting = f"""select w.event, w.run, w.armed_at, r.workflow_id
             from unnest(%s::text[]) asked (event) cross join lateral (
@@ -144,8 +144,9 @@ class Router:
     async def run_once(self, mark: int) -> None:
         """Route what is settled up to ``mark``. Raises NewerEvent at one that only a newer Perdure can read."""
         while self._position < mark:
-            events = await self._reader.span(self._position, mark, types=_TYPES, limit=_BATCH)
-            published = [event for event in events if not event.type.startswith("Definition")]
+            # What another router, or this one before it died, found of an event follows it, and must not change.
+            events = await self._reader.unfollowed(self._position, mark, _PUBLISHED, _DEFINITIONS, _BATCH)
+            published = [event for event in events if event.type in _PUBLISHED]
             if self._concerned is None or len(published) < len(events):
                 self._concerned = await self._definitions()
             if published:
@@ -170,16 +171,10 @@ class Router:
         return concerned
 
     async def _route(self, published: Sequence[RecordedEvent]) -> None:
-        """Route those that are not: what another router, or this one before it died, found must not change.
-
-        Raises NewerEvent, once what came before it is routed.
-        """
-        routed = {row[0] for row in await self._session.fetch(self._routed, ([each.stream for each in published],))}
+        """Route what nobody has. Raises NewerEvent, once what came before it is routed."""
         arrivals: list[Arrival | Request] = []
         recording, newer = [], None
         for event in published:
-            if event.stream in routed:
-                continue
             try:
                 arrivals.append(Arrival(event) if event.type == "EventPublished" else Request(event))
             except NewerEvent as error:

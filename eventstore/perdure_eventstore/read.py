@@ -42,6 +42,10 @@ class Reader:
         in_part = IN_PART.format(parts="%s", part="%s")
         self._span = f"{between} {in_order}"
         self._types = f"{between} and type = any(%s) {in_order}"
+        self._unfollowed = f"""{select} e where position > %s and position <= %s and type = any(%s)
+            and (type <> all(%s) or not exists (select from "{schema}".events next
+                                                where next.stream = e.stream and next.version = e.version + 1))
+            {in_order}"""
         self._part = f"{between} and {in_part} {in_order}"
         self._types_part = f"{between} and type = any(%s) and {in_part} {in_order}"
         self._large = f"""select n.number, p.payload from unnest(%s::uuid[], %s::integer[]) with ordinality
@@ -93,6 +97,13 @@ class Reader:
             return await self._fetch(self._part, (after, last, part.parts, part.number, limit), payloads)
         divided = (after, last, list(types), part.parts, part.number, limit)
         return await self._fetch(self._types_part, divided, payloads)
+
+    async def unfollowed(
+        self, after: int, last: int, types: Sequence[str], followed: Sequence[str], limit: int
+    ) -> list[RecordedEvent]:
+        """``span``, of ``types`` and of ``followed``; of the former only what nothing follows yet in its stream."""
+        wanted = after, last, [*types, *followed], list(types), limit
+        return await self._fetch(self._unfollowed, wanted, payloads=True)
 
     async def _fetch(self, statement: str, parameters: Sequence[Any], payloads: bool) -> list[RecordedEvent]:
         events = [*map(RecordedEvent._make, await self._session.fetch(statement, parameters))]

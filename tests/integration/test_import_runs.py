@@ -160,6 +160,20 @@ async def test_a_node_that_is_running_takes_them_up_at_once(source: AsyncEngine,
         assert (await app.run(run).result(timeout=15))["shaky"] == "at last"
 
 
+async def test_what_was_routed_there_starts_nothing_of_a_running_nodes_own(
+    source: AsyncEngine, target: AsyncEngine
+) -> None:
+    async with application(url_of(target)) as app:
+        await app.register(workflow("own", task("mine", "begun")))
+        await move(source, target)
+        # What comes after them is routed after them.
+        met = await app.publish("begun", {})
+        (run,) = await met.runs(timeout=10)
+        await run.result(timeout=10)
+    started = "select distinct stream from perdure.events where type = 'RunStarted' and data->>'workflow_id' = 'own'"
+    assert [stream for (stream,) in rows(url_of(target), started)] == [run.run_id]
+
+
 async def test_importing_again_opens_nothing_that_has_ended(source: AsyncEngine, target: AsyncEngine) -> None:
     await move(source, target)
     ((run,),) = rows(url_of(target), "select run from perdure.open_runs where workflow_id = 'retried'")
