@@ -55,9 +55,13 @@ class Endings:
 
     def _remember(self, run: UUID, state: RunState) -> None:
         self.drop(run)
-        size = len(state.input.text)
+        values = [state.input, state.output, state.error]
         for task in state.tasks.values():
-            size += len(task.inputs.text) + (len(task.output.text) if task.output is not None else 0)
+            values += task.inputs, task.output, task.error
+        size = sum([len(value.text) for value in values if value is not None])
+        if size > _MOST_BYTES:
+            # All the others would have to make room for it.
+            return
         self._recent[run] = state, size
         self._size += size
         while len(self._recent) > _MOST or self._size > _MOST_BYTES:

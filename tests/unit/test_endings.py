@@ -63,3 +63,10 @@ def test_a_run_that_ended_is_told_again_without_taking_room_twice(monkeypatch: p
     for _ in range(10):
         endings.told(run, (), state)
     assert endings.get(run) is state
+
+
+def test_a_run_larger_than_all_the_room_takes_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 3_000)
+    endings = Endings()
+    runs = [end(endings, 100), end(endings, 5_000), end(endings, 100)]
+    assert remembered(endings, runs) == [0, 2]
