@@ -1,23 +1,18 @@
 """From where on a queue is read: at a distance behind what was seen, and now and then from the beginning."""
 
 import pytest
+from monotonic_clock import MonotonicClock
 
 from perdure_engine import bound as module
 from perdure_engine.bound import Bound
 
 
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1_000.0
-        monkeypatch.setattr(module, "monotonic", lambda: self.now)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> MonotonicClock:
+    return MonotonicClock(monkeypatch, module)
 
 
-def test_it_follows_what_was_seen_at_a_distance(clock: Clock) -> None:
+def test_it_follows_what_was_seen_at_a_distance(clock: MonotonicClock) -> None:
     bound = Bound(0)
     bound.seen(7)
     clock.now += 4
@@ -26,7 +21,7 @@ def test_it_follows_what_was_seen_at_a_distance(clock: Clock) -> None:
     assert bound.above() == 7
 
 
-def test_once_a_minute_everything_is_read_until_nothing_is_left(clock: Clock) -> None:
+def test_once_a_minute_everything_is_read_until_nothing_is_left(clock: MonotonicClock) -> None:
     bound = Bound(0)
     bound.seen(7)
     clock.now += 59
@@ -38,7 +33,7 @@ def test_once_a_minute_everything_is_read_until_nothing_is_left(clock: Clock) ->
     assert bound.above() == 7
 
 
-def test_who_read_nothing_from_the_beginning_has_not_swept(clock: Clock) -> None:
+def test_who_read_nothing_from_the_beginning_has_not_swept(clock: MonotonicClock) -> None:
     bound = Bound(0)
     bound.seen(7)
     clock.now += 59
@@ -48,7 +43,7 @@ def test_who_read_nothing_from_the_beginning_has_not_swept(clock: Clock) -> None
     assert bound.above() == 0
 
 
-def test_lifted_everything_is_read_and_what_was_seen_counts_no_more(clock: Clock) -> None:
+def test_lifted_everything_is_read_and_what_was_seen_counts_no_more(clock: MonotonicClock) -> None:
     bound = Bound(0)
     bound.seen(7)
     clock.now += 10

@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from monotonic_clock import MonotonicClock
 
 from perdure_engine import slots as module
 from perdure_engine.dispatch import Choice
@@ -13,15 +14,9 @@ from perdure_engine.slots import PRIORITY_SECONDS, Slots
 RUN = UUID(int=1)
 
 
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1_000.0
-        monkeypatch.setattr(module, "monotonic", lambda: self.now)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> MonotonicClock:
+    return MonotonicClock(monkeypatch, module)
 
 
 def take(slots: Slots, name: str, priority: int = 0, type_: str = "t", begun: list[str] | None = None) -> bool:
@@ -49,7 +44,7 @@ def test_who_comes_when_others_wait_waits_behind_them() -> None:
     assert begun == ["b", "c"]
 
 
-def test_a_higher_priority_goes_first_and_equals_in_their_order(clock: Clock) -> None:
+def test_a_higher_priority_goes_first_and_equals_in_their_order(clock: MonotonicClock) -> None:
     slots, begun = Slots(1), list[str]()
     take(slots, "first")
     for name, priority in [("low", -1), ("a", 0), ("high", 5), ("b", 0)]:
@@ -65,7 +60,7 @@ def served_all(slots: Slots) -> None:
         slots.give_back(place.type)
 
 
-def test_nobody_waits_for_ever_whatever_the_priority_of_those_who_come_later(clock: Clock) -> None:
+def test_nobody_waits_for_ever_whatever_the_priority_of_those_who_come_later(clock: MonotonicClock) -> None:
     slots, begun = Slots(1), list[str]()
     take(slots, "first")
     take(slots, "patient", -100, begun=begun)
