@@ -170,16 +170,19 @@ class App(Listening, Scheduling):
 
     def _take_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop.is_closed():
-            # Nobody left the app before: what it had is gone with that loop.
-            self._entered, self._has_node, self._closing = 0, False, AsyncExitStack()
-            self._client = self._feed = None
-        elif self._loop is not None and self._loop is not loop:
+        self._forget_closed_loop()
+        if self._loop is not None and self._loop is not loop:
             raise AppInUse(
                 "this app is connected in another event loop: make a second App for this one, or use app.blocking(), "
                 "whose calls may come from any thread"
             )
         self._loop = loop
+
+    def _forget_closed_loop(self) -> None:
+        """Where nobody left the app before its loop was closed, what it had is gone with that."""
+        if self._loop is not None and self._loop.is_closed():
+            self._entered, self._has_node, self._closing = 0, False, AsyncExitStack()
+            self._loop = self._client = self._feed = None
 
     def _leave_loop(self) -> None:
         if not self._entered:
@@ -192,6 +195,7 @@ class App(Listening, Scheduling):
         ``views`` keeps the projections up to date in this process too. Raises AppInUse while the app's node is there,
         LogError, EmbeddedPostgresError, VaultError, KeyRefused.
         """
+        self._forget_closed_loop()
         if self._has_node:
             raise AppInUse(
                 "this app has a node already, and takes one at a time: for a second one make a second App with the "
