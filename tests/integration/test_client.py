@@ -239,11 +239,8 @@ async def test_a_feed_that_broke_off_goes_on(database_url: str) -> None:
 def test_an_app_whose_event_loop_was_closed_under_its_node_has_another_in_the_next(database_url: str) -> None:
     app = new_app(database_url)
 
-    async def abandoned() -> None:
-        await app.node(views=False).__aenter__()
-
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(abandoned())
+    loop, abandoned = asyncio.new_event_loop(), app.node(views=False)
+    loop.run_until_complete(abandoned.__aenter__())
     for each in asyncio.all_tasks(loop):
         each.cancel()
     loop.run_until_complete(asyncio.sleep(0.2))
