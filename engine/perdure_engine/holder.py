@@ -126,7 +126,8 @@ class Holder:
         rested = [known for run in wanted if (known := self.resting.take(run)) is not None]
         for known in rested:
             self._hold(HeldRun(self, known))
-        wanted = [run for run in wanted if run not in self._held]
+        if not (wanted := [run for run in wanted if run not in self._held]):
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loading.update(dict.fromkeys(wanted, future))
         try:
