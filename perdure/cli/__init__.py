@@ -9,10 +9,12 @@ from perdure.cli import exits
 from perdure.cli.commands import app
 from perdure.cli.ending import leave, silence_output
 from perdure.cli.verb import OutputClosed
+from perdure.collector import collect_seldom
 
 
 def main() -> None:
     """Run ``perdure`` with the process's arguments, and end the process with the verb's exit status."""
+    collect_seldom()
     leave(status_of(sys.argv[1:]))
 
 
