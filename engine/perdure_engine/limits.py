@@ -3,15 +3,19 @@
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
+from perdure_engine.bound import Bound
 from perdure_engine.definitions.durations import parse_duration
+from perdure_eventstore.errors import LogError
 from perdure_eventstore.session import Session
 
 _BATCH = 500
+_KEYS = 10_000
+"""Whose bounds are remembered."""
 _RATE = re.compile(r"\s*([1-9]\d{0,8})\s*/\s*(\S+)\s*")
 
 
@@ -48,9 +52,11 @@ class Permits:
         self._session, self._fence = session, fence
         self._waiting: dict[str, deque[_Asked]] = {}
         """By key: one whose permits are all taken holds up no other."""
+        self._bounds: dict[str, Bound[int]] = {}
+        """By key, from where on its permits are counted."""
         self._unused: list[tuple[UUID, str]] = []
         self.wake = asyncio.Event()
-        self._take = f'select "{schema}".take_permits(%s, %s, %s, %s, %s, %s)'
+        self._take = f'select * from "{schema}".take_permits(%s, %s, %s, %s, %s, %s, %s)'
         self._give_back = f"""with u as materialized (select * from unnest(%s::uuid[], %s::text[]) u(run, task_id))
             delete from "{schema}".permits p using u
             where p.run = any(array(select u.run from u)) and p.run = u.run and p.task_id = u.task_id
@@ -80,9 +86,7 @@ class Permits:
         asking = self._first()
         if not asking:
             return
-        columns = zip(*(asked[:4] for asked in asking), strict=True)
-        numbers = (await self._session.fetch(self._take, (*self._fence, *map(list, columns))))[0][0]
-        granted = [asking[number - 1] for number in numbers]
+        granted = [asked for asked, may_begin in zip(asking, await self._ask_for(asking), strict=True) if may_begin]
         taken = {id(asked) for asked in granted}
         # Who was forgotten meanwhile has a permit that its new owner finds.
         still = {id(asked) for waiting in self._waiting.values() for asked in waiting}
@@ -90,6 +94,27 @@ class Permits:
         for asked in granted:
             if id(asked) in still:
                 asked.granted()
+
+    async def _ask_for(self, asking: Sequence[_Asked]) -> list[bool]:
+        """Whether each may begin."""
+        if len(self._bounds) > _KEYS:
+            self._bounds = {key: bound for key, bound in self._bounds.items() if key in self._waiting}
+        bounds = {asked.key: self._bounds.setdefault(asked.key, Bound(0)) for asked in asking}
+        above = {key: bound.above() for key, bound in bounds.items()}
+        columns = zip(*((*asked[:4], above[asked.key]) for asked in asking), strict=True)
+        try:
+            rows = await self._session.fetch(self._take, (*self._fence, *map(list, columns)))
+        except LogError:
+            # A standby that has taken over may count from a lower number.
+            self._bounds.clear()
+            raise
+        may_begin = [False] * len(asking)
+        for asker, granted, first in rows:
+            may_begin[asker - 1] = granted
+            bounds[asking[asker - 1].key].exhausted()
+            if first is not None:
+                bounds[asking[asker - 1].key].seen(first - 1)
+        return may_begin
 
     def _first(self) -> list[_Asked]:
         asking: list[_Asked] = []

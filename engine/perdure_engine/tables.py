@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Identity,
     Index,
     Integer,
@@ -200,8 +201,11 @@ permits = Table(
     "permits",
     metadata,
     Column("key", Text, primary_key=True),
-    Column("run", Uuid, primary_key=True),
-    Column("task_id", Text, primary_key=True),
+    Column(
+        "number", BigInteger, Identity(always=True), primary_key=True, comment="Grows with every permit of its key."
+    ),
+    Column("run", Uuid, nullable=False),
+    Column("task_id", Text, nullable=False),
     Index("permits_run", "run", "task_id"),
     comment="Attempts that may begin, or began, of tasks whose key has a limit.",
 )
@@ -210,18 +214,15 @@ rates = Table(
     "rates",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("period", Double, primary_key=True, comment="Of the limit, in seconds. Another one is counted anew."),
     Column(
         "slice",
         BigInteger,
-        nullable=False,
-        comment="The number of the latest slice of time, a tenth of the period of the limit.",
+        primary_key=True,
+        autoincrement=False,
+        comment="The number of a slice of time, a tenth of the period.",
     ),
-    Column(
-        "counts",
-        ARRAY(Integer),
-        nullable=False,
-        comment="Begun in that slice and the ten before it, the latest first.",
-    ),
+    Column("begun", Integer, nullable=False),
     comment="How many attempts of a task type began lately.",
 )
 

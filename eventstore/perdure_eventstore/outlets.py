@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -80,16 +81,20 @@ class HeadCommand:
 
     async def publish(self, note: str) -> None:
         """Run the command. It is killed, with all it started, after a minute."""
-        process = await asyncio.create_subprocess_shell(
-            self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        # A file and no pipe: who ends before it has read everything is no fault, to no event loop.
+        with tempfile.TemporaryFile() as input_:
+            input_.write(note.encode())
+            input_.seek(0)
+            process = await asyncio.create_subprocess_shell(
+                self._command,
+                stdin=input_,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
         try:
             async with asyncio.timeout(_PATIENCE):
-                _, errors = await process.communicate(note.encode())
+                _, errors = await process.communicate()
         except TimeoutError:
             raise PublishingFailed(
                 f"the command that publishes heads, {self._command!r}, was not done within {_PATIENCE:g} s"

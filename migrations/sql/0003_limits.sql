@@ -2,32 +2,40 @@
 
 create table perdure.permits (
     key text not null,
+    number bigint generated always as identity,
     run uuid not null,
     task_id text not null,
-    primary key (key, run, task_id)
+    primary key (key, number)
 );
 comment on table perdure.permits is 'Attempts that may begin, or began, of tasks whose key has a limit.';
+comment on column perdure.permits.number is 'Grows with every permit of its key.';
 create index permits_run on perdure.permits (run, task_id);
 alter table perdure.permits set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
 create table perdure.rates (
-    name text primary key,
+    name text not null,
+    period double precision not null,
     slice bigint not null,
-    counts integer[] not null
+    begun integer not null,
+    primary key (name, period, slice)
 );
 comment on table perdure.rates is 'How many attempts of a task type began lately.';
-comment on column perdure.rates.slice is 'The number of the latest slice of time, a tenth of the period of the limit.';
-comment on column perdure.rates.counts is 'Begun in that slice and the ten before it, the latest first.';
+comment on column perdure.rates.period is 'Of the limit, in seconds. Another one is counted anew.';
+comment on column perdure.rates.slice is 'The number of a slice of time, a tenth of the period.';
 alter table perdure.rates set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- Of those who ask, in their order, the numbers of those who may begin. Who has a permit already keeps it.
+-- Of those who ask, who may begin, and the first permit of their key. Who has a permit already keeps it.
+--
+-- Below "above" no permit of the key is left, only what an old transaction keeps from being vacuumed.
 create function perdure.take_permits(
-    node uuid, epoch integer, keys text[], limits integer[], runs uuid[], task_ids text[]
-) returns integer[] language plpgsql as $$
+    node uuid, epoch integer, keys text[], limits integer[], runs uuid[], task_ids text[], above bigint[]
+) returns table (asker integer, granted boolean, first_ bigint) language plpgsql as $$
 #variable_conflict use_variable
 declare
     asked record;
-    granted integer[] := '{}';
+    counted text;
+    taken bigint;
+    latest bigint;
 begin
     perform from perdure.nodes n where n.node = node and n.epoch = epoch for key share;
     if not found then
@@ -37,50 +45,66 @@ begin
     perform pg_advisory_xact_lock(hashtextextended(distinct_keys.key, 7201))
     from (select distinct k.key from unnest(keys) k(key) order by k.key) distinct_keys;
     for asked in
-        select * from unnest(keys, limits, runs, task_ids) with ordinality a(key, most, run, task_id, number)
+        select * from unnest(keys, limits, runs, task_ids, above)
+            with ordinality a(key, most, run, task_id, above, number) order by a.key, a.number
     loop
-        if exists (select from perdure.permits p
-                   where p.key = asked.key and p.run = asked.run and p.task_id = asked.task_id) then
-            granted := granted || asked.number::integer;
-        elsif (select count(*) from perdure.permits p where p.key = asked.key) < asked.most then
-            insert into perdure.permits (key, run, task_id) values (asked.key, asked.run, asked.task_id);
-            granted := granted || asked.number::integer;
+        if counted is distinct from asked.key then
+            counted := asked.key;
+            select count(*), min(p.number) into taken, first_
+            from perdure.permits p where p.key = asked.key and p.number > asked.above;
         end if;
+        granted := exists (select from perdure.permits p
+                           where p.run = asked.run and p.task_id = asked.task_id and p.key = asked.key);
+        if not granted and taken < asked.most then
+            insert into perdure.permits (key, run, task_id) values (asked.key, asked.run, asked.task_id)
+            returning permits.number into latest;
+            taken := taken + 1;
+            first_ := coalesce(first_, latest);
+            granted := true;
+        end if;
+        asker := asked.number;
+        return next;
     end loop;
-    return granted;
 end $$;
 
 -- At most "most" in any time as long as "period": what began in the slice that it began in counts for ten more.
+--
+-- A slice is a row of its own, so that only what is counted is walked over, and not each state that one row ever had.
 create function perdure.take_rate(
     name text, most integer, period double precision, wanted integer, out granted integer, out wait double precision
 ) language plpgsql as $$
 #variable_conflict use_variable
 declare
-    now_ double precision := extract(epoch from clock_timestamp());
     width double precision := period / 10;
-    present bigint := floor(now_ / width);
-    found_ perdure.rates;
-    passed integer;
+    now_ double precision;
+    present bigint;
+    counted bigint;
+    oldest bigint;
+    latest bigint;
 begin
-    insert into perdure.rates (name, slice, counts) values (name, present, array_fill(0, array[11]))
-    on conflict do nothing;
-    select * into found_ from perdure.rates r where r.name = name for update;
+    perform pg_advisory_xact_lock(hashtextextended(name, 7202));
     now_ := extract(epoch from clock_timestamp());
-    -- A clock that went back counts as one that stands still; another period begins anew.
-    present := greatest(floor(now_ / width)::bigint, case when found_.slice <= floor(now_ / width) + 11 then found_.slice end);
-    passed := least(present - found_.slice, 11);
-    if passed <> 0 then
-        found_.counts := case when passed between 1 and 10
-            then array_fill(0, array[passed]) || found_.counts[1 : 11 - passed] else array_fill(0, array[11]) end;
+    present := floor(now_ / width);
+    -- A clock that went back counts as one that stands still.
+    select greatest(present, max(r.slice)) into present from perdure.rates r
+    where r.name = name and r.period = period and r.slice between present and present + 11;
+    select coalesce(sum(r.begun), 0), min(r.slice), max(r.slice) into counted, oldest, latest from perdure.rates r
+    where r.name = name and r.period = period and r.slice between present - 10 and present;
+    granted := greatest(0, least(wanted, most - counted));
+    if granted > 0 then
+        insert into perdure.rates as r (name, period, slice, begun) values (name, period, present, granted)
+        on conflict on constraint rates_pkey do update set begun = r.begun + excluded.begun;
+        if latest is null then
+            -- After a pause, whatever is left.
+            delete from perdure.rates r where r.name = name and r.slice not between present - 10 and present;
+        elsif latest < present then
+            delete from perdure.rates r
+            where r.name = name and r.period = period and r.slice between present - 32 and present - 11;
+        end if;
     end if;
-    granted := greatest(0, least(wanted, most - (select sum(c) from unnest(found_.counts) c)));
-    found_.counts[1] := found_.counts[1] + granted;
-    update perdure.rates r set slice = present, counts = found_.counts where r.name = name;
     wait := 0;
     if granted < wanted then
         -- Until the oldest slice in which something began counts no more.
-        select (present + 1 + (11 - max(n))) * width - now_ into wait
-        from unnest(found_.counts) with ordinality c(begun, n) where c.begun > 0;
-        wait := greatest(wait, 0.001);
+        wait := greatest((coalesce(oldest, present) + 11) * width - now_, 0.001);
     end if;
 end $$;

@@ -448,9 +448,7 @@ async def test_an_attempt_elsewhere_goes_on_when_its_runs_owner_is_killed(
     calls = recorder(right, "last")
     await nodes.enter_async_context(right.node(views=False))
     await until_even(database_url, 2)
-    definition = workflow(
-        "w", task("a"), task("b", "a.completed", type="right"), task("c", "b.completed", type="last")
-    )
+    definition = workflow("w", task("a"), task("b", "a.completed", type="right"), task("c", "b.completed", type="last"))
     await right.register(definition, allow_unknown_types=True)
     runs = [await right.start("w") for _ in range(20)]
     mine = [run for run in runs if not _owned_by(right, run)]

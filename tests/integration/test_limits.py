@@ -11,7 +11,7 @@ import pytest
 import structlog
 from acceptance.checker import check, read_history
 from applications import new_app, recorder, story, task, until, workflow
-from logs import opened, rows
+from logs import execute, opened, rows
 
 import perdure
 from perdure_engine.errors import TaskTypeRefused
@@ -145,6 +145,26 @@ async def test_a_rate_holds_over_nodes_in_every_window(database_url: str) -> Non
     windows = [sum(begin <= each < begin + 0.4 for each in times) for begin in times]
     assert max(windows) <= 10
     assert times[-1] - times[0] < 5, "it is a limit, and not a stop"
+
+
+def test_of_a_rate_what_counts_no_more_is_not_kept(database_url: str) -> None:
+    take = "select granted, wait > 0 from perdure.take_rate('work', 5, 10.0, 4)"
+    slices = "select begun from perdure.rates where name = 'work' order by begun"
+    execute(
+        database_url,
+        "insert into perdure.rates select 'work', p, s, 3 from generate_series(1, 100) s, (values (10), (5)) v(p)",
+    )
+    assert rows(database_url, take) == [(4, False)]
+    assert rows(database_url, slices) == [(4,)]
+    assert rows(database_url, take) == [(1, True)]
+    execute(database_url, "update perdure.rates set slice = slice - 11")
+    assert rows(database_url, take) == [(4, False)]
+    assert rows(database_url, take) == [(1, True)]
+    # The next slice takes away what counts no more.
+    execute(database_url, "update perdure.rates set slice = slice - 1, begun = 1")
+    execute(database_url, "insert into perdure.rates select name, period, slice - 12, 9 from perdure.rates")
+    assert rows(database_url, take) == [(4, False)]
+    assert rows(database_url, slices) == [(1,), (4,)]
 
 
 @pytest.mark.parametrize("rate", ["10", "0/s", "ten/s", "10/", "10/fortnight", "1.5/s", "-1/s", "10/0s", 10])

@@ -3,6 +3,7 @@
 Nobody walks over it again and again all the same: what a node asks every day touches a few pages.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -38,9 +39,15 @@ OPEN_RUNS = """insert into perdure.open_runs (run, shard, workflow_id, key, star
     select gen_random_uuid(), n % 64, 'w', n::text, n"""
 WAITS = """insert into perdure.waits (run, trigger, event, key, armed_at)
     select gen_random_uuid(), 0, 'event' || n % 1000, null, n"""
-PERMITS = "insert into perdure.permits (key, run, task_id) select 'key' || n % 1000, gen_random_uuid(), 'a'"
+PERMITS = "insert into perdure.permits (key, run, task_id) select 'key', gen_random_uuid(), 'a'"
 ASSIGNMENTS = """insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, failures)
     select gen_random_uuid(), 'a', 1, n % 64, '{node}', 1, 'unknown', 0"""
+BEGIN_MANY = """do $$ begin
+    for n in 1 .. 10000 loop
+        perform perdure.take_rate('work', 1000000, 1.0, 1);
+        commit;
+    end loop;
+end $$"""
 CHURN = (INBOX, RETRIES, DEADLINES, OPEN_RUNS, WAITS, PERMITS, ASSIGNMENTS)
 PARKED = """insert into perdure.open_runs (run, shard, workflow_id, started_at, parked)
     select gen_random_uuid(), n % 64, 'w', n, true from generate_series(1, 500) n"""
@@ -76,12 +83,14 @@ def churn(url: str, node: UUID) -> None:
         if fill is OPEN_RUNS:
             gone = "delete from perdure.open_runs where not parked"
         execute(url, "begin", f"{fill.format(node=node)} from generate_series(1, {DEAD}) n", gone, "commit")
-    execute(url, "analyze")
+    execute(url, BEGIN_MANY, "analyze")
 
 
 async def read(url: str, tenure: Tenure, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node reads a row of each queue that is newer than what is dead, and ten seconds pass."""
-    run, node = uuid4(), tenure.node_id
+    run, node, granted = uuid4(), tenure.node_id, asyncio.Event()
+    tenure.permits.ask("key", 2, run, "a", granted.set)
+    await asyncio.wait_for(granted.wait(), 5)
     execute(
         url,
         f"insert into perdure.inbox (run, shard, kind) values ('{run}', {shard_of(run)}, 'cancel')",
@@ -99,7 +108,7 @@ def everyday(tenure: Tenure) -> dict[str, tuple[int, str, tuple[Any, ...]]]:
     inbox, assignments, timers, router = tenure.reaching._inbox, tenure.assignments, tenure.timers, tenure.router
     letters, assigned, fence = inbox.asked(SHARDS), assignments.asked(), (tenure.node_id, tenure.leases.epoch)
     dispatch = tenure.reaching._dispatch
-    permits = tenure.permits._take, (*fence, ["key7"], [2], runs[:1], ["a"])
+    permits = (*fence, ["key"], [2], runs[:1], ["a"], [tenure.permits._bounds["key"].above()])
     return {
         "is there anything": (30, tenure.reaching._anything, (*letters, *assigned)),
         "inbox": (30, inbox._select, letters),
@@ -107,7 +116,8 @@ def everyday(tenure: Tenure) -> dict[str, tuple[int, str, tuple[Any, ...]]]:
         "assignments under way": (150, assignments._select, (*assigned, runs, ["a"] * 20, tenure.node_id)),
         "timers due": (A_SHARD, timers._due, (SHARDS, timers._bound.above(), now)),
         "next timer": (A_SHARD, timers._earliest, (SHARDS, now, now + timers_module._SOON)),
-        "permits": (150, *permits),
+        "permits": (30, tenure.permits._take, permits),
+        "rate": (40, tenure.rates._take, ("work", 1000, 1.0, 1)),
         "waits": (150, router._waiting, (["event7"],)),
         "run of a key": (30, router._keyed_runs, (["7"], "w", runs[0])),
         **{f"append: {name}": (A_SHARD, WRITE, (orjson.dumps({name: rows}).decode(),)) for name, rows in WORK.items()},
@@ -134,8 +144,9 @@ async def test_beside_an_old_writer_what_a_node_asks_every_day_touches_few_pages
                 found = {name: touched(connection, mode, each[1], *each[2]) for name, each in asked.items()}
                 assert {name: pages for name, pages in found.items() if pages > asked[name][0]} == {}, (mode, found)
             # Without their bound they do walk over what is dead, or this would show nothing.
-            for each in (tenure.reaching._inbox, tenure.assignments, tenure.timers):
-                each._bound.lift()
+            queues = (tenure.reaching._inbox, tenure.assignments, tenure.timers)
+            for each in (*(queue._bound for queue in queues), tenure.permits._bounds["key"]):
+                each.lift()
             asked = everyday(tenure)
-            for name in ("is there anything", "inbox", "assignments", "timers due"):
+            for name in ("is there anything", "inbox", "assignments", "timers due", "permits"):
                 assert touched(connection, MODES[0], *asked[name][1:2], *asked[name][2]) > asked[name][0]
