@@ -102,6 +102,51 @@ async def test_a_type_added_to_a_running_node_is_announced_and_used(database_url
         await run.result(timeout=10)
 
 
+async def test_a_rolling_deployment_strands_nothing(database_url: str) -> None:
+    """Nodes of a new release, which has one more type, take the place of the old ones, one by one, amid the work."""
+    before, after = workflow("w", *chained("left", "left", "left")), workflow("w", *chained("left", "right", "left"))
+    runs = list[perdure.Run]()
+    deployed, places = asyncio.Event(), [AsyncExitStack(), AsyncExitStack()]
+
+    async def users(app: perdure.App) -> None:
+        while not deployed.is_set() or len(runs) < 60:
+            runs.append(await app.start("w"))
+            await asyncio.sleep(0.02)
+
+    async with new_app(database_url) as client:
+        for place in places:
+            await join(place, database_url, "left", seconds=0.1)
+        await client.register(before, allow_unknown_types=True)
+        using = asyncio.create_task(users(client))
+        await until(lambda: len(runs) >= 10)
+        await client.register(after, allow_unknown_types=True)
+        await until(lambda: len(runs) >= 20)
+        for place in places:
+            await place.aclose()
+            await join(place, database_url, "left", "right", seconds=0.1)
+        deployed.set()
+        await using
+        for run in runs:
+            assert await run.result(timeout=20) == {"a": {}, "b": {}, "c": {}}
+        for place in places:
+            await place.aclose()
+    versions = rows(
+        database_url, "select count(distinct data ->> 'digest') from perdure.events where type = 'RunStarted'"
+    )
+    assert versions == [(2,)]
+    assert rows(database_url, "select from perdure.events where type = 'TaskFailed'") == []
+    assert_kept(database_url)
+
+
+def chained(*types: str) -> list[dict[str, Any]]:
+    """Tasks a, b, c and so on, each after the one before."""
+    names = "abcdefg"[: len(types)]
+    return [
+        task(name, *([f"{names[n - 1]}.completed"] if n else []), type=type)
+        for n, (name, type) in enumerate(zip(names, types, strict=True))
+    ]
+
+
 async def test_an_attempt_that_cannot_be_read_now_is_taken_up_later(
     database_url: str, nodes: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
