@@ -2,7 +2,7 @@
 
 A scan that begins at the first row walks over all the dead ones again each time, and beside somebody's transaction of
 an hour these are very many. Rows need not appear in the order of their keys, so the bound follows at a distance, and
-once a minute everything is looked at.
+once a minute everything is looked at. Permits do appear in their order; for them the delay is only a price.
 """
 
 from collections import deque

@@ -14,9 +14,9 @@ from uuid import UUID
 
 import structlog
 
-from perdure_engine.held_run import HeldRun
 from perdure_engine.identity import shard_of
 from perdure_engine.run.commands import BeginAttempt
+from perdure_engine.waits import Wait
 from perdure_eventstore.session import Session
 
 log = structlog.get_logger(__name__)
@@ -67,7 +67,7 @@ class Dispatch:
         """``fence`` is this node and its epoch; ``wake`` is called when it is worth a ``look``."""
         self._session, self._own_fence, self._wake = session, fence, wake
         self._node = fence[0]
-        self.begin: Callable[[HeldRun, str, Choice], None]
+        self.begin: Callable[[Wait, Choice], None]
         """Called for who waited, with a node."""
         self.spread: Callable[[], None]
         """Called when other nodes may have room for what waits for a slot of this one."""
@@ -78,7 +78,7 @@ class Dispatch:
         self._on_the_way: Counter[UUID] = Counter()
         """Of each node, the attempts that were given room there and are not on the disk yet."""
         self._looked = -_FRESH
-        self._waiting: dict[str, deque[tuple[HeldRun, str]]] = {}
+        self._waiting: dict[str, deque[Wait]] = {}
         self._warned: set[str] = set()
         nodes, rows = f'"{schema}".nodes', f'"{schema}".assignments'
         self._look = f"""select n.node, n.task_types, n.at_most_once,
@@ -111,11 +111,11 @@ class Dispatch:
         """Whether somebody waits for a node or a slot, or a node for whom there is something to do may be lost."""
         return bool(self._waiting or self.away or self.is_full())
 
-    def take(self, run: HeldRun, task_id: str, type_: str) -> Choice | None:
+    def take(self, wait: Wait, type_: str) -> Choice | None:
         """A node with room for a task of this type; or queue, and it begins when there is one."""
         if self._is_fresh and type_ not in self._waiting and (choice := self.choose(type_)) is not None:
             return choice
-        self._waiting.setdefault(type_, deque()).append((run, task_id))
+        self._waiting.setdefault(type_, deque()).append(wait)
         self._wake()
         return None
 
@@ -155,9 +155,9 @@ class Dispatch:
         """Forget the runs of which ``whether`` is true: they are another node's."""
         self.away = {key: away for key, away in self.away.items() if not whether(key[0])}
         for type_, waiting in list(self._waiting.items()):
-            self._waiting[type_] = deque(each for each in waiting if not whether(each[0].run_id))
+            self._waiting[type_] = deque(each for each in waiting if not whether(each.run.run_id))
 
-    def not_needed(self, types: Iterable[str]) -> list[tuple[HeldRun, str]]:
+    def not_needed(self, types: Iterable[str]) -> list[Wait]:
         """Who waited for other nodes with one of ``types``, which this node has itself now."""
         return [each for type_ in types for each in self._waiting.pop(type_, ())]
 
@@ -230,7 +230,7 @@ class Dispatch:
         for type_ in list(self._waiting):
             waiting = self._waiting[type_]
             while waiting and (choice := self.choose(type_)) is not None:
-                self.begin(*waiting.popleft(), choice)
+                self.begin(waiting.popleft(), choice)
             if not waiting:
                 self._waiting.pop(type_, None)
         self.spread()

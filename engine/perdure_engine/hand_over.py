@@ -73,7 +73,7 @@ class HandOver:
         self._holder.forget(whether)
         for run in runs:
             messages = run.release()
-            self._holder.placement.give_back(
+            self._holder.placement.leave(
                 run, [each.command for each in messages if isinstance(each.command, BeginAttempt)]
             )  # fmt: skip
             for message in messages:

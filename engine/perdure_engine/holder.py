@@ -177,6 +177,7 @@ class Holder:
 
     def _begin_scheduled(self, held: HeldRun) -> None:
         if held.state.paused:
+            self.placement.withdraw(held.run_id)
             return
         for task_id, task in held.state.tasks.items():
             if task.status == "scheduled" and (begin := self.placement.take(held, held.state, task_id)) is not None:
@@ -187,6 +188,7 @@ class Holder:
         return self._attempts.is_under_way(run, task_id) or (away is not None and away.attempt == attempt)
 
     def _cancel(self, run: HeldRun) -> None:
+        self.placement.withdraw(run.run_id)
         self._attempts.cancel_run(run.run_id)
         if away := self.placement.dispatch.away_of(run.run_id):
             for told in self.stopping:
@@ -241,6 +243,8 @@ class Holder:
                 case e.RunResumed():
                     self._timers.look()
                     self._begin_scheduled(run)
+                case e.RunPaused():
+                    self.placement.withdraw(run.run_id)
                 case e.RunStopping():
                     self._cancel(run)
                 case _:
@@ -255,13 +259,13 @@ class Holder:
         self._timers.look()
         if run.state.status == "stopping":
             self._cancel(run)
-        # One that waits for a slot already begins once: the second time nothing comes of it. What others began goes
-        # on, but in a run that this node had not taken up yet: it may be an heir's, and its hand-over not known here.
+        # What others began goes on, but in a run that this node had not taken up yet: it may be an heir's, and its
+        # hand-over not known here.
         self._resume(run, begun_by=None if was_unknown else self.node_id)
 
     def failed(self, run: HeldRun, error: LogError) -> None:
         if isinstance(error, FenceLost) or run.state.status == "new":
-            self._held.pop(run.run_id, None)
+            self._let_go(run)
         if self._closing and isinstance(error, LogUnavailable):
             # A node that stops records what it can: the next one interrupts and resumes the rest.
             log.debug("a run's events are not recorded any more", run=str(run.run_id), error=str(error))
@@ -282,8 +286,7 @@ class Holder:
     def idle(self, run: HeldRun) -> None:
         if not (run.state.is_ended or run.state.is_parked):
             return
-        held = self._held.pop(run.run_id, None)
-        if held is run and not run.state.is_ended and run.state.status != "new":
+        if self._let_go(run) and not run.state.is_ended and run.state.status != "new":
             self.resting.put(run.known)
 
     async def reload(self, run: HeldRun) -> Loaded:
@@ -298,6 +301,14 @@ class Holder:
         return Order(
             run.run_id, state.definition.workflow_id, spec, event.attempt, known.inputs, known.failures, token
         )  # fmt: skip
+
+    def _let_go(self, run: HeldRun) -> bool:
+        """False: it was let go before, and may have been taken up anew."""
+        if self._held.get(run.run_id) is not run:
+            return False
+        del self._held[run.run_id]
+        self.placement.withdraw(run.run_id)
+        return True
 
     def _hold(self, run: HeldRun) -> HeldRun:
         self._held[run.run_id] = run

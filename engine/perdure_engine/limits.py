@@ -4,13 +4,13 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
 from perdure_engine.bound import Bound
 from perdure_engine.definitions.durations import parse_duration
-from perdure_eventstore.errors import LogError
+from perdure_engine.identity import shard_of
+from perdure_engine.run.events import RUN_ENDED
 from perdure_eventstore.session import Session
 
 _BATCH = 500
@@ -38,11 +38,14 @@ def parse_rate(text: object) -> Rate:
 
 
 class _Asked(NamedTuple):
+    """A task that waits for a permit of its key."""
+
     key: str
     limit: int
     run: UUID
     task_id: str
     granted: Callable[[], None]
+    wanted: Callable[[], bool]
 
 
 class Permits:
@@ -53,18 +56,28 @@ class Permits:
         self._waiting: dict[str, deque[_Asked]] = {}
         """By key: one whose permits are all taken holds up no other."""
         self._bounds: dict[str, Bound[int]] = {}
-        """By key, from where on its permits are counted."""
+        """By key, from where on its permits are counted; on the connection that was opened as ``_opened``-th."""
+        self._opened = 0
         self._unused: list[tuple[UUID, str]] = []
         self.wake = asyncio.Event()
         self._take = f'select * from "{schema}".take_permits(%s, %s, %s, %s, %s, %s, %s)'
-        self._give_back = f"""with u as materialized (select * from unnest(%s::uuid[], %s::text[]) u(run, task_id))
+        # Of a shard that was handed over the next owner decides, who may have begun by now.
+        self._give_back = f"""with u as materialized (
+                select * from unnest(%s::uuid[], %s::text[], %s::smallint[]) u(run, task_id, shard))
             delete from "{schema}".permits p using u
             where p.run = any(array(select u.run from u)) and p.run = u.run and p.task_id = u.task_id
-                and exists (select from "{schema}".nodes n where n.node = %s and n.epoch = %s)"""
+                and exists (select from "{schema}".shards s join "{schema}".nodes n using (node)
+                            where s.shard = u.shard and n.node = %s and n.epoch = %s)"""
+        over = ", ".join(f"'{kind.__name__}'" for kind in RUN_ENDED)
+        self._sweep = f"""delete from "{schema}".permits p
+            where not exists (select from "{schema}".open_runs o where o.run = p.run)
+                and exists (select from "{schema}".events e where e.stream = p.run and e.type in ({over}))"""
 
-    def ask(self, key: str, limit: int, run: UUID, task_id: str, granted: Callable[[], None]) -> None:
-        """Have ``granted`` called when the task may begin."""
-        self._waiting.setdefault(key, deque()).append(_Asked(key, limit, run, task_id, granted))
+    def ask(
+        self, key: str, limit: int, run: UUID, task_id: str, granted: Callable[[], None], wanted: Callable[[], bool]
+    ) -> None:
+        """Have ``granted`` called when the task may begin, if it is ``wanted`` when it is asked for."""
+        self._waiting.setdefault(key, deque()).append(_Asked(key, limit, run, task_id, granted, wanted))
         self.wake.set()
 
     def give_back(self, run: UUID, task_id: str) -> None:
@@ -73,58 +86,72 @@ class Permits:
         self.wake.set()
 
     def forget(self, whether: Callable[[UUID], bool]) -> None:
-        """The runs of which ``whether`` is true are another node's."""
+        """The runs of which ``whether`` is true are another node's, and their permits that node's to give back."""
         self._keep(lambda asked: not whether(asked.run))
+        self._unused[:] = [unused for unused in self._unused if not whether(unused[0])]
 
     async def grant(self) -> None:
         """Ask for the first of each key, as many as its limit lets begin."""
         if self._unused:
-            unused = self._unused[:]
-            given = [run for run, _ in unused], [task for _, task in unused]
-            await self._session.fetch(self._give_back, (*given, *self._fence))
-            del self._unused[: len(unused)]
+            unused, self._unused = self._unused, []
+            try:
+                given = [*zip(*((run, task, shard_of(run)) for run, task in unused), strict=True)]
+                await self._session.fetch(self._give_back, (*map(list, given), *self._fence))
+            except BaseException:
+                self._unused[:0] = unused
+                raise
         asking = self._first()
         if not asking:
             return
         granted = [asked for asked, may_begin in zip(asking, await self._ask_for(asking), strict=True) if may_begin]
         taken = {id(asked) for asked in granted}
-        # Who was forgotten meanwhile has a permit that its new owner finds.
+        # Who was forgotten meanwhile has a permit that its new owner finds, or ``sweep``.
         still = {id(asked) for waiting in self._waiting.values() for asked in waiting}
         self._keep(lambda asked: id(asked) not in taken)
         for asked in granted:
             if id(asked) in still:
                 asked.granted()
+        if granted and len(asking) >= _BATCH:
+            # The others are first the next time, which is at once.
+            self.wake.set()
+
+    async def sweep(self) -> int:
+        """Delete permits that outlived their runs: of nodes that died before they gave them back; how many."""
+        return len(await self._session.fetch(f"{self._sweep} returning p.run"))
 
     async def _ask_for(self, asking: Sequence[_Asked]) -> list[bool]:
         """Whether each may begin."""
-        if len(self._bounds) > _KEYS:
+        await self._session.connection()
+        if self._opened != self._session.opened:
+            # A standby that has taken over may count from a lower number.
+            self._bounds, self._opened = {}, self._session.opened
+        elif len(self._bounds) > _KEYS:
             self._bounds = {key: bound for key, bound in self._bounds.items() if key in self._waiting}
         bounds = {asked.key: self._bounds.setdefault(asked.key, Bound(0)) for asked in asking}
         above = {key: bound.above() for key, bound in bounds.items()}
         columns = zip(*((*asked[:4], above[asked.key]) for asked in asking), strict=True)
-        try:
-            rows = await self._session.fetch(self._take, (*self._fence, *map(list, columns)))
-        except LogError:
-            # A standby that has taken over may count from a lower number.
-            self._bounds.clear()
-            raise
         may_begin = [False] * len(asking)
-        for asker, granted, first in rows:
-            may_begin[asker - 1] = granted
-            bounds[asking[asker - 1].key].exhausted()
+        for number, granted, first in await self._session.fetch(self._take, (*self._fence, *map(list, columns))):
+            may_begin[number - 1] = granted
+            bounds[asking[number - 1].key].exhausted()
             if first is not None:
-                bounds[asking[asker - 1].key].seen(first - 1)
+                bounds[asking[number - 1].key].seen(first - 1)
         return may_begin
 
     def _first(self) -> list[_Asked]:
         asking: list[_Asked] = []
         for key in list(self._waiting):
             if len(asking) >= _BATCH:
-                # The others are first the next time, which is at once.
-                self.wake.set()
                 break
-            waiting = self._waiting[key] = self._waiting.pop(key)
-            asking += islice(waiting, min(waiting[0].limit, _BATCH))
+            waiting = self._waiting.pop(key)
+            mine: list[_Asked] = []
+            while waiting and len(mine) < min(waiting[0].limit, _BATCH):
+                if (asked := waiting.popleft()).wanted():
+                    mine.append(asked)
+            waiting.extendleft(reversed(mine))
+            if waiting:
+                self._waiting[key] = waiting
+            asking += mine
         return asking
 
     def _keep(self, whether: Callable[[_Asked], bool]) -> None:
@@ -132,43 +159,103 @@ class Permits:
         self._waiting = {key: waiting for key, waiting in kept.items() if waiting}
 
 
+class _Slotted(NamedTuple):
+    """Who has a slot, and waits for the leave of its rate."""
+
+    run: UUID | None
+    begin: Callable[[], None]
+    free: Callable[[], None]
+    """Returns its slot."""
+    find_slot: Callable[[], None]
+
+
 class Rates:
-    """Who may begin of types that have a rate."""
+    """Who may begin of types that have a rate.
+
+    Leave is asked for with a slot at hand: one that waited for a slot with its leave would begin at a time that nobody
+    counts. Where there is no more leave, a type is closed, and who waits for it waits without a slot.
+    """
 
     def __init__(self, session: Session, schema: str) -> None:
         self._session = session
-        self._waiting: dict[str, deque[tuple[UUID | None, Callable[[], None]]]] = {}
+        self._asking: dict[str, deque[_Slotted]] = {}
+        self._postponed: dict[str, deque[tuple[UUID | None, Callable[[], None]]]] = {}
         self._rates: dict[str, Rate] = {}
+        self._closed: set[str] = set()
         self.wake = asyncio.Event()
         self._take = f'select * from "{schema}".take_rate(%s, %s, %s, %s)'
 
-    def ask(self, type_: str, rate: Rate, run: UUID | None, granted: Callable[[], None]) -> None:
-        """Have ``granted`` called when an attempt of the type may begin; ``run`` is its run, if that is held here."""
+    def is_closed(self, type_: str) -> bool:
+        """Whether there is no leave for the type for the time being."""
+        return type_ in self._closed
+
+    def postpone(self, type_: str, rate: Rate, run: UUID | None, find_slot: Callable[[], None]) -> None:
+        """Have ``find_slot`` called when there may be leave again; ``run`` is its run, if that is held here."""
         self._rates[type_] = rate
-        self._waiting.setdefault(type_, deque()).append((run, granted))
+        self._postponed.setdefault(type_, deque()).append((run, find_slot))
+
+    def ask(
+        self,
+        type_: str,
+        rate: Rate,
+        run: UUID | None,
+        begin: Callable[[], None],
+        free: Callable[[], None],
+        find_slot: Callable[[], None],
+    ) -> None:
+        """Have ``begin`` called with the leave of the type's rate; or ``free``, and ``find_slot`` when there may be."""
+        self._rates[type_] = rate
+        self._asking.setdefault(type_, deque()).append(_Slotted(run, begin, free, find_slot))
         self.wake.set()
 
     def forget(self, whether: Callable[[UUID], bool]) -> None:
         """The runs of which ``whether`` is true are another node's."""
-        for type_, waiting in self._waiting.items():
-            self._waiting[type_] = deque(each for each in waiting if each[0] is None or not whether(each[0]))
+        for type_, postponed in self._postponed.items():
+            self._postponed[type_] = deque(each for each in postponed if each[0] is None or not whether(each[0]))
+        for type_, asking in list(self._asking.items()):
+            gone = [each for each in asking if each.run is not None and whether(each.run)]
+            self._asking[type_] = deque(each for each in asking if each not in gone)
+            for each in gone:
+                each.free()
 
     async def grant(self) -> None:
-        """Ask for everybody who waits, in their order."""
-        soonest = None
-        for type_ in list(self._waiting):
+        """Ask for everybody who has a slot, in their order."""
+        for type_ in list(self._asking):
             rate = self._rates[type_]
-            wanted = min(len(self._waiting[type_]), rate.most)
+            wanted = min(len(self._asking[type_]), rate.most)
             granted, wait = (await self._session.fetch(self._take, (type_, rate.most, rate.period, wanted)))[0]
-            # Some may have been forgotten meanwhile.
-            waiting = self._waiting[type_]
-            for _ in range(min(granted, len(waiting))):
-                waiting.popleft()[1]()
-            if not waiting:
-                self._waiting.pop(type_, None)
-            elif wait:
-                soonest = wait if soonest is None else min(soonest, wait)
-            else:
+            # Some may have been forgotten meanwhile, and others have come.
+            asking = self._asking[type_]
+            begun = [asking.popleft() for _ in range(min(granted, len(asking)))]
+            if granted < wanted:
+                self._close(type_, wait)
+            elif asking:
                 self.wake.set()
-        if soonest is not None:
-            asyncio.get_running_loop().call_later(soonest, self.wake.set)
+            else:
+                del self._asking[type_]
+            for each in begun:
+                each.begin()
+        for type_ in list(self._postponed):
+            self._let_in(type_)
+
+    def _close(self, type_: str, wait: float) -> None:
+        self._closed.add(type_)
+        asyncio.get_running_loop().call_later(wait, self._reopen, type_)
+        denied = self._asking.pop(type_)
+        self._postponed.setdefault(type_, deque()).extendleft((each.run, each.find_slot) for each in reversed(denied))
+        for each in denied:
+            each.free()
+
+    def _reopen(self, type_: str) -> None:
+        self._closed.discard(type_)
+        self.wake.set()
+
+    def _let_in(self, type_: str) -> None:
+        """Have as many look for a slot as could get leave at once."""
+        if self.is_closed(type_):
+            return
+        postponed = self._postponed[type_]
+        for _ in range(min(self._rates[type_].most, len(postponed))):
+            postponed.popleft()[1]()
+        if not postponed:
+            self._postponed.pop(type_, None)

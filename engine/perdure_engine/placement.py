@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from perdure_engine.definitions.definition import TaskSpec
@@ -10,12 +11,13 @@ from perdure_engine.dispatch import Choice, Dispatch
 from perdure_engine.held_run import HeldRun
 from perdure_engine.identity import shard_of
 from perdure_engine.leases import Leases
-from perdure_engine.limits import Permits, Rates
+from perdure_engine.limits import Permits, Rate, Rates
 from perdure_engine.run import events as e
 from perdure_engine.run.commands import BeginAttempt
 from perdure_engine.run.state import RunState
 from perdure_engine.slots import Slots
 from perdure_engine.task_types import TaskTypes
+from perdure_engine.waits import Wait, Waits
 
 
 class Placement:
@@ -34,6 +36,7 @@ class Placement:
         self._permits, self._rates = permits, rates
         self.slots, self.dispatch = slots, dispatch
         self._node, self._types, self._leases = node, types, leases
+        self._waits = Waits()
         self._closed = self._pumping = False
         dispatch.begin, dispatch.spread, dispatch.is_full = self._begin_away, self._spread, lambda: slots.waiting > 0
         self._restrict()
@@ -44,22 +47,30 @@ class Placement:
 
     def take(self, run: HeldRun, state: RunState, task_id: str) -> BeginAttempt | None:
         """Take a slot for a task scheduled in ``state``, or have it begin when there is one and its limits allow."""
-        if self._closed:
+        task = state.task(task_id)
+        if self._closed or self._waits.holds(run, task_id, task.attempt):
             return None
-        spec = run.state.definition.tasks[task_id]
-        if spec.concurrency is not None and (key := state.task(task_id).concurrency_key) is not None:
-            permitted = partial(self._permitted, run, task_id)
-            self._permits.ask(key, spec.concurrency.limit, run.run_id, task_id, permitted)
-            return None
-        return self._find_place(run, task_id)
+        spec, wait = run.state.definition.tasks[task_id], Wait(run, task_id, task.attempt)
+        if spec.concurrency is None or task.concurrency_key is None:
+            begin = self._find_place(spec, wait)
+        else:
+            begin, asked = None, (task.concurrency_key, spec.concurrency.limit, run.run_id, task_id)
+            self._permits.ask(*asked, partial(self._permitted, wait), partial(self._waits.wants, wait))
+        if begin is None:
+            self._waits.add(wait)
+        return begin
 
-    def _find_place(self, run: HeldRun, task_id: str) -> BeginAttempt | None:
-        spec = run.state.definition.tasks[task_id]
+    def withdraw(self, run: UUID) -> None:
+        """Nothing of the run is to begin, until it asks anew."""
+        for wait in self._waits.withdraw(run):
+            if wait.has_permit:
+                self._permits.give_back(run, wait.task_id)
+
+    def _find_place(self, spec: TaskSpec, wait: Wait) -> BeginAttempt | None:
         if spec.type not in self._types:
-            choice = self.dispatch.take(run, task_id, spec.type)
+            choice = self.dispatch.take(wait, spec.type)
             return None if choice is None else self._away(spec, choice)
-        move = partial(self._begin_away, run, task_id)
-        if not self.admit(spec, run.run_id, partial(self._begin, run, task_id), move):
+        if not self.admit(spec, wait.run.run_id, partial(self._begin, wait), partial(self._begin_away, wait)):
             return None
         return self._here(spec)
 
@@ -75,31 +86,36 @@ class Placement:
         Or have ``move`` called, with another node that has room. ``run`` is the task's run, if that is held here.
         """
         type_ = self._types.find(spec.type)
-        if type_ is None or (rate := type_.rate) is None:
-            is_taken = self.slots.take(spec.type, spec.priority, run, begin, move)
-            if not is_taken and move is not None and self.slots.free <= 0:
-                self.dispatch.overflow()
-            return is_taken
-        # What has the rate's leave begins here: another node would ask for it again.
-        self._rates.ask(spec.type, rate, run, partial(self._rated, spec, run, begin))
-        return False
+        if type_ is not None and type_.rate is not None:
+            self._find_slot(_Rated(spec, type_.rate, run, begin, monotonic()))
+            return False
+        is_taken = self.slots.take(spec.type, spec.priority, run, begin, move)
+        if not is_taken and move is not None and self.slots.free <= 0:
+            self.dispatch.overflow()
+        return is_taken
 
     def give_back(self, run: HeldRun, begun: Sequence[BeginAttempt]) -> None:
-        """Return the slots of attempts that do not begin."""
+        """Return the slots and the permits of attempts that do not begin."""
         if not begun:
             return
         tasks = run.state.definition.tasks
         for begin in begun:
-            if begin.node == self._node:
-                self.slots.give_back(tasks[begin.task_id].type)
             # One that began already, and was to begin again, needs its permit.
             if tasks[begin.task_id].concurrency and run.state.task(begin.task_id).status != "started":
                 self._permits.give_back(run.run_id, begin.task_id)
+        self.leave(run, begun)
+
+    def leave(self, run: HeldRun, begun: Sequence[BeginAttempt]) -> None:
+        """Return the slots of attempts that do not begin here; their permits are for the run's next owner."""
+        for begin in begun:
+            if begin.node == self._node:
+                self.slots.give_back(run.state.definition.tasks[begin.task_id].type)
         self.dispatch.give_back(begin for begin in begun if begin.node != self._node)
         self.pump()
 
     def forget(self, whether: Callable[[UUID], bool]) -> None:
         """The runs of which ``whether`` is true are another node's."""
+        self._waits.forget(whether)
         self.slots.forget(whether)
         self._permits.forget(whether)
         self._rates.forget(whether)
@@ -131,13 +147,16 @@ class Placement:
     def types_changed(self) -> None:
         """A task type was added: whatever waited for another node may begin here."""
         self._restrict()
-        for run, task_id in self.dispatch.not_needed(self._types.names()):
-            if (begin := self._find_place(run, task_id)) is not None:
-                run.tell(begin)
+        for wait in self.dispatch.not_needed(self._types.names()):
+            self._go_on(wait)
 
-    def _begin_away(self, run: HeldRun, task_id: str, choice: Choice) -> None:
+    def _begin_away(self, wait: Wait, choice: Choice) -> None:
         """Another node has room for a task that waited."""
-        run.tell(self._away(run.state.definition.tasks[task_id], choice))
+        begin = self._away(wait.run.state.definition.tasks[wait.task_id], choice)
+        if self._waits.end(wait):
+            wait.run.tell(begin)
+        else:
+            self.dispatch.give_back([begin])
 
     def pump(self) -> None:
         """Begin what waits, where slots are free."""
@@ -161,16 +180,45 @@ class Placement:
             while type_ in self.slots.movable() and (choice := self.dispatch.choose(type_)) is not None:
                 self.slots.moved(type_)(choice)
 
-    def _permitted(self, run: HeldRun, task_id: str) -> None:
-        if (begin := self._find_place(run, task_id)) is not None:
-            run.tell(begin)
+    def _permitted(self, wait: Wait) -> None:
+        if self._waits.wants(wait):
+            wait.has_permit = True
+            self._go_on(wait)
+        else:
+            # Withdrawn while it was asked for. If its run asks anew, that comes after this.
+            self._permits.give_back(wait.run.run_id, wait.task_id)
 
-    def _rated(self, spec: TaskSpec, run: UUID | None, begin: Callable[[], None]) -> None:
-        if self.slots.take(spec.type, spec.priority, run, begin):
-            begin()
+    def _go_on(self, wait: Wait) -> None:
+        if not self._waits.wants(wait):
+            return
+        begin = self._find_place(wait.run.state.definition.tasks[wait.task_id], wait)
+        if begin is not None and self._waits.end(wait):
+            wait.run.tell(begin)
 
-    def _begin(self, run: HeldRun, task_id: str) -> None:
-        run.tell(self._here(run.state.definition.tasks[task_id]))
+    def _find_slot(self, rated: "_Rated") -> None:
+        """The leave of a rate counts from the moment it is given: so a slot is there first."""
+        spec = rated.spec
+        if self._rates.is_closed(spec.type):
+            self._rates.postpone(spec.type, rated.rate, rated.run, partial(self._find_slot, rated))
+        elif self.slots.take(spec.type, spec.priority, rated.run, partial(self._ask_leave, rated), since=rated.since):
+            self._ask_leave(rated)
+
+    def _ask_leave(self, rated: "_Rated") -> None:
+        """With a slot, which goes back if there is no leave now."""
+        type_, find_slot = rated.spec.type, partial(self._find_slot, rated)
+        if self._rates.is_closed(type_):
+            self._rates.postpone(type_, rated.rate, rated.run, find_slot)
+            self.free(type_)
+        else:
+            self._rates.ask(type_, rated.rate, rated.run, rated.begin, partial(self.free, type_), find_slot)
+
+    def _begin(self, wait: Wait) -> None:
+        """With a slot."""
+        spec = wait.run.state.definition.tasks[wait.task_id]
+        if self._waits.end(wait):
+            wait.run.tell(self._here(spec))
+        else:
+            self.free(spec.type)
 
     def _here(self, spec: TaskSpec) -> BeginAttempt:
         type_ = self._types.find(spec.type)
@@ -185,6 +233,16 @@ class Placement:
     def _restrict(self) -> None:
         for name, type_ in self._types.items():
             self.slots.restrict(name, type_.limit)
+
+
+class _Rated(NamedTuple):
+    """A task whose type has a rate, and that has waited ``since`` then, by ``time.monotonic``."""
+
+    spec: TaskSpec
+    rate: Rate
+    run: UUID | None
+    begin: Callable[[], None]
+    since: float
 
 
 def _scheduled_at(run: HeldRun, events: Sequence[e.RunEvent], task_id: str) -> int | None:

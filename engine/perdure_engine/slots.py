@@ -60,15 +60,18 @@ class Slots:
         run: UUID | None,
         begin: Callable[[], None],
         move: Callable[["Choice"], None] | None = None,
+        since: float | None = None,
     ) -> bool:
         """Take a slot, or queue and return False: ``begin`` is called later, with a slot taken, or ``move``.
 
-        Whoever finds others waiting waits as well, so that a busy run cannot keep a slot for itself.
+        Whoever finds others waiting waits as well, so that a busy run cannot keep a slot for itself. ``since`` is when
+        it began to wait, if not now, by ``time.monotonic``.
         """
         if self.free > 0 and not self.waiting and not self._is_full(type_):
             self._occupy(type_)
             return True
-        place = Place(monotonic() - priority * PRIORITY_SECONDS, next(self._numbers), type_, run, begin, move)
+        since = monotonic() if since is None else since
+        place = Place(since - priority * PRIORITY_SECONDS, next(self._numbers), type_, run, begin, move)
         heapq.heappush(self._queues.setdefault(type_, []), place)
         self.waiting += 1
         return False

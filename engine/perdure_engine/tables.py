@@ -202,7 +202,7 @@ permits = Table(
     metadata,
     Column("key", Text, primary_key=True),
     Column(
-        "number", BigInteger, Identity(always=True), primary_key=True, comment="Grows with every permit of its key."
+        "number", BigInteger, Identity(always=True), primary_key=True, comment="Later ones of a key have higher ones."
     ),
     Column("run", Uuid, nullable=False),
     Column("task_id", Text, nullable=False),

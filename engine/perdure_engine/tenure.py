@@ -247,9 +247,13 @@ class Tenure:
         self.reaching.letters.set()
 
     async def _sweep(self) -> None:
-        """Delete the snapshots that runs left as they ended: one node's duty, as routing is."""
-        if 0 in self.leases.shards and (swept := await self._snapshots.sweep()):
+        """Delete the snapshots and permits that runs left as they ended: one node's duty, as routing is."""
+        if 0 not in self.leases.shards:
+            return
+        if swept := await self._snapshots.sweep():
             log.info("snapshots of ended runs deleted", snapshots=swept)
+        if swept := await self.permits.sweep():
+            log.warning("permits that outlived their runs deleted", permits=swept)
 
     def _told(self, run: UUID, events: Sequence[e.RunEvent], state: RunState) -> None:
         self.feed.hint(urgent=False)

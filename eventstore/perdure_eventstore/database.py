@@ -23,8 +23,12 @@ from perdure_eventstore.hosts import read_url
 log = structlog.get_logger(__name__)
 
 _BOUNDS = """select set_config('lock_timeout', '10s', false),
-    set_config('idle_in_transaction_session_timeout', '60s', false)"""
-"""Nobody waits for ever for somebody else's lock, and no client that is frozen keeps one."""
+    set_config('idle_in_transaction_session_timeout', '60s', false),
+    set_config('default_transaction_isolation', 'read committed', false)"""
+"""Nobody waits for ever for somebody else's lock, and no client that is frozen keeps one.
+
+Who waited for a lock looks at what there is by then, whatever isolation the role or the database has by default.
+"""
 
 
 _OVERFLOW = 10

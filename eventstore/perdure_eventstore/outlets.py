@@ -82,16 +82,21 @@ class HeadCommand:
     async def publish(self, note: str) -> None:
         """Run the command. It is killed, with all it started, after a minute."""
         # A file and no pipe: who ends before it has read everything is no fault, to no event loop.
-        with tempfile.TemporaryFile() as input_:
-            input_.write(note.encode())
-            input_.seek(0)
-            process = await asyncio.create_subprocess_shell(
-                self._command,
-                stdin=input_,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
+        try:
+            with tempfile.TemporaryFile() as input_:
+                input_.write(note.encode())
+                input_.seek(0)
+                process = await asyncio.create_subprocess_shell(
+                    self._command,
+                    stdin=input_,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise PublishingFailed(
+                f"the command that publishes heads, {self._command!r}, could not be started: {error}"
+            ) from error
         try:
             async with asyncio.timeout(_PATIENCE):
                 _, errors = await process.communicate()

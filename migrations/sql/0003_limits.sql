@@ -8,7 +8,7 @@ create table perdure.permits (
     primary key (key, number)
 );
 comment on table perdure.permits is 'Attempts that may begin, or began, of tasks whose key has a limit.';
-comment on column perdure.permits.number is 'Grows with every permit of its key.';
+comment on column perdure.permits.number is 'Later ones of a key have higher ones.';
 create index permits_run on perdure.permits (run, task_id);
 alter table perdure.permits set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -26,16 +26,17 @@ alter table perdure.rates set (fillfactor = 50, autovacuum_vacuum_scale_factor =
 
 -- Of those who ask, who may begin, and the first permit of their key. Who has a permit already keeps it.
 --
--- Below "above" no permit of the key is left, only what an old transaction keeps from being vacuumed.
+-- Up to "above" no permit of the key is left, only what an old transaction keeps from being vacuumed: numbers are drawn
+-- under the key's lock, so they come in their order.
 create function perdure.take_permits(
     node uuid, epoch integer, keys text[], limits integer[], runs uuid[], task_ids text[], above bigint[]
-) returns table (asker integer, granted boolean, first_ bigint) language plpgsql as $$
+) returns table (number integer, granted boolean, first bigint) language plpgsql as $$
 #variable_conflict use_variable
 declare
     asked record;
     counted text;
     taken bigint;
-    latest bigint;
+    drawn bigint;
 begin
     perform from perdure.nodes n where n.node = node and n.epoch = epoch for key share;
     if not found then
@@ -50,19 +51,19 @@ begin
     loop
         if counted is distinct from asked.key then
             counted := asked.key;
-            select count(*), min(p.number) into taken, first_
+            select count(*), min(p.number) into taken, first
             from perdure.permits p where p.key = asked.key and p.number > asked.above;
         end if;
         granted := exists (select from perdure.permits p
                            where p.run = asked.run and p.task_id = asked.task_id and p.key = asked.key);
         if not granted and taken < asked.most then
             insert into perdure.permits (key, run, task_id) values (asked.key, asked.run, asked.task_id)
-            returning permits.number into latest;
+            returning permits.number into drawn;
             taken := taken + 1;
-            first_ := coalesce(first_, latest);
+            first := coalesce(first, drawn);
             granted := true;
         end if;
-        asker := asked.number;
+        number := asked.number;
         return next;
     end loop;
 end $$;
@@ -85,7 +86,7 @@ begin
     perform pg_advisory_xact_lock(hashtextextended(name, 7202));
     now_ := extract(epoch from clock_timestamp());
     present := floor(now_ / width);
-    -- A clock that went back counts as one that stands still.
+    -- A clock that went back a little counts as one that stands still; one that went back further counts anew.
     select greatest(present, max(r.slice)) into present from perdure.rates r
     where r.name = name and r.period = period and r.slice between present and present + 11;
     select coalesce(sum(r.begun), 0), min(r.slice), max(r.slice) into counted, oldest, latest from perdure.rates r
@@ -95,8 +96,10 @@ begin
         insert into perdure.rates as r (name, period, slice, begun) values (name, period, present, granted)
         on conflict on constraint rates_pkey do update set begun = r.begun + excluded.begun;
         if latest is null then
-            -- After a pause, whatever is left.
-            delete from perdure.rates r where r.name = name and r.slice not between present - 10 and present;
+            -- After a pause, whatever is left. Nodes of another release may count by another period.
+            delete from perdure.rates r where r.name = name and (
+                r.period = period and r.slice not between present - 10 and present
+                or (r.slice + 11) * (r.period / 10) < now_);
         elsif latest < present then
             delete from perdure.rates r
             where r.name = name and r.period = period and r.slice between present - 32 and present - 11;
@@ -105,6 +108,6 @@ begin
     wait := 0;
     if granted < wanted then
         -- Until the oldest slice in which something began counts no more.
-        wait := greatest((coalesce(oldest, present) + 11) * width - now_, 0.001);
+        wait := greatest((least(oldest, present) + 11) * width - now_, 0.001);
     end if;
 end $$;

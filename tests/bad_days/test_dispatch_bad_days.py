@@ -347,6 +347,7 @@ async def test_who_was_taken_for_dead_takes_nothing_away_from_its_heirs(database
             values ('{node}', 2, 'x', '{{}}', now())""",
         f"insert into perdure.inbox (run, shard, kind) values ('{run}', 0, 'resume')",
         f"insert into perdure.permits (key, run, task_id) values ('k', '{run}', 'a')",
+        f"update perdure.shards set node = '{node}' where shard = {shard_of(run)}",
         f"""insert into perdure.assignments (run, task_id, attempt, shard, node, token, digest, failures)
             values ('{run}', 'a', 1, 0, '{node}', 1, '', 0)""",
     )

@@ -89,7 +89,7 @@ def churn(url: str, node: UUID) -> None:
 async def read(url: str, tenure: Tenure, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node reads a row of each queue that is newer than what is dead, and ten seconds pass."""
     run, node, granted = uuid4(), tenure.node_id, asyncio.Event()
-    tenure.permits.ask("key", 2, run, "a", granted.set)
+    tenure.permits.ask("key", 2, run, "a", granted.set, lambda: True)
     await asyncio.wait_for(granted.wait(), 5)
     execute(
         url,
