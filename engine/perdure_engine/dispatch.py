@@ -69,6 +69,8 @@ class Dispatch:
         self._node = fence[0]
         self.begin: Callable[[Wait, Choice], None]
         """Called for who waited, with a node."""
+        self.wants: Callable[[Wait], bool] = lambda wait: True
+        """Says whether it still waits."""
         self.spread: Callable[[], None]
         """Called when other nodes may have room for what waits for a slot of this one."""
         self.is_full: Callable[[], bool]
@@ -175,6 +177,9 @@ class Dispatch:
         mine = self._on_the_way + Counter(away.node for away in self.away.values() if away.node is not None)
         self._looked = asyncio.get_running_loop().time()
         self._peers = {node: _Peer(types, once, room - mine[node]) for node, types, once, room in rows}
+        self._waiting = {
+            type_: left for type_, waiting in self._waiting.items() if (left := deque(filter(self.wants, waiting)))
+        }
         self._pump()
         for type_ in self._waiting.keys() - self._warned:
             if not any(type_ in peer.types for peer in self._peers.values()):

@@ -189,10 +189,16 @@ class Rates:
         """Whether there is no leave for the type for the time being."""
         return type_ in self._closed
 
+    def has_queue(self, type_: str) -> bool:
+        """Whether others wait for leave already, or would have to."""
+        return type_ in self._closed or type_ in self._postponed
+
     def postpone(self, type_: str, rate: Rate, run: UUID | None, find_slot: Callable[[], None]) -> None:
         """Have ``find_slot`` called when there may be leave again; ``run`` is its run, if that is held here."""
         self._rates[type_] = rate
         self._postponed.setdefault(type_, deque()).append((run, find_slot))
+        if type_ not in self._closed:
+            self.wake.set()
 
     def ask(
         self,

@@ -39,6 +39,7 @@ class Placement:
         self._waits = Waits()
         self._closed = self._pumping = False
         dispatch.begin, dispatch.spread, dispatch.is_full = self._begin_away, self._spread, lambda: slots.waiting > 0
+        dispatch.wants = self._waits.wants
         self._restrict()
 
     def close(self) -> None:
@@ -87,7 +88,11 @@ class Placement:
         """
         type_ = self._types.find(spec.type)
         if type_ is not None and type_.rate is not None:
-            self._find_slot(_Rated(spec, type_.rate, run, begin, monotonic()))
+            rated = _Rated(spec, type_.rate, run, begin, monotonic())
+            if self._rates.has_queue(spec.type):
+                self._rates.postpone(spec.type, rated.rate, run, partial(self._find_slot, rated))
+            else:
+                self._find_slot(rated)
             return False
         is_taken = self.slots.take(spec.type, spec.priority, run, begin, move)
         if not is_taken and move is not None and self.slots.free <= 0:
@@ -198,9 +203,7 @@ class Placement:
     def _find_slot(self, rated: "_Rated") -> None:
         """The leave of a rate counts from the moment it is given: so a slot is there first."""
         spec = rated.spec
-        if self._rates.is_closed(spec.type):
-            self._rates.postpone(spec.type, rated.rate, rated.run, partial(self._find_slot, rated))
-        elif self.slots.take(spec.type, spec.priority, rated.run, partial(self._ask_leave, rated), since=rated.since):
+        if self.slots.take(spec.type, spec.priority, rated.run, partial(self._ask_leave, rated), since=rated.since):
             self._ask_leave(rated)
 
     def _ask_leave(self, rated: "_Rated") -> None:

@@ -82,6 +82,7 @@ declare
     counted bigint;
     oldest bigint;
     latest bigint;
+    gone bigint;
 begin
     perform pg_advisory_xact_lock(hashtextextended(name, 7202));
     now_ := extract(epoch from clock_timestamp());
@@ -95,14 +96,12 @@ begin
     if granted > 0 then
         insert into perdure.rates as r (name, period, slice, begun) values (name, period, present, granted)
         on conflict on constraint rates_pkey do update set begun = r.begun + excluded.begun;
-        if latest is null then
-            -- After a pause, whatever is left. Nodes of another release may count by another period.
-            delete from perdure.rates r where r.name = name and (
-                r.period = period and r.slice not between present - 10 and present
-                or (r.slice + 11) * (r.period / 10) < now_);
-        elsif latest < present then
+        if latest is distinct from present then
+            -- From the last slice that counts no more on, or all that is dead would be walked over.
+            select max(r.slice) into gone from perdure.rates r
+            where r.name = name and r.period = period and r.slice < present - 10;
             delete from perdure.rates r
-            where r.name = name and r.period = period and r.slice between present - 32 and present - 11;
+            where r.name = name and r.period = period and r.slice between gone - 21 and gone;
         end if;
     end if;
     wait := 0;

@@ -91,6 +91,19 @@ async def test_a_task_whose_type_no_live_node_has_waits_for_one_that_does(
     await run.result(timeout=10)
 
 
+async def test_no_node_is_looked_for_any_more_for_a_run_that_was_cancelled(
+    database_url: str, nodes: AsyncExitStack
+) -> None:
+    left = await join(nodes, database_url, "left")
+    await left.register(BOTH, allow_unknown_types=True)
+    run = await left.start("both", {"n": 1})
+    await until(lambda: "TaskScheduled b 1" in story(database_url, run.run_id))
+    dispatch = node_of(left).holder.placement.dispatch
+    assert dispatch.has_work
+    await left.cancel(run.run_id)
+    await until(lambda: not dispatch.has_work)
+
+
 async def test_a_type_added_to_a_running_node_is_announced_and_used(database_url: str, nodes: AsyncExitStack) -> None:
     left = await join(nodes, database_url, "left")
     other = await join(nodes, database_url, "unrelated")

@@ -160,7 +160,7 @@ def test_of_a_rate_what_counts_no_more_is_not_kept(database_url: str) -> None:
     slices = "select begun from perdure.rates where name = 'work' order by begun"
     execute(
         database_url,
-        "insert into perdure.rates select 'work', p, s, 3 from generate_series(1, 100) s, (values (10), (5)) v(p)",
+        "insert into perdure.rates select 'work', 10, s, 3 from generate_series(80, 100) s",
     )
     assert rows(database_url, take) == [(4, False)]
     assert rows(database_url, slices) == [(4,)]

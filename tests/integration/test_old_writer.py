@@ -44,7 +44,7 @@ ASSIGNMENTS = """insert into perdure.assignments (run, task_id, attempt, shard, 
     select gen_random_uuid(), 'a', 1, n % 64, '{node}', 1, 'unknown', 0"""
 BEGIN_MANY = """do $$ begin
     for n in 1 .. 10000 loop
-        perform perdure.take_rate('work', 1000000, 1.0, 1);
+        perform perdure.take_rate('work', 1000000, 0.05, 1);
         commit;
     end loop;
 end $$"""
@@ -117,7 +117,7 @@ def everyday(tenure: Tenure) -> dict[str, tuple[int, str, tuple[Any, ...]]]:
         "timers due": (A_SHARD, timers._due, (SHARDS, timers._bound.above(), now)),
         "next timer": (A_SHARD, timers._earliest, (SHARDS, now, now + timers_module._SOON)),
         "permits": (30, tenure.permits._take, permits),
-        "rate": (40, tenure.rates._take, ("work", 1000, 1.0, 1)),
+        "rate": (40, tenure.rates._take, ("work", 1000, 0.05, 1)),
         "waits": (150, router._waiting, (["event7"],)),
         "run of a key": (30, router._keyed_runs, (["7"], "w", runs[0])),
         **{f"append: {name}": (A_SHARD, WRITE, (orjson.dumps({name: rows}).decode(),)) for name, rows in WORK.items()},
