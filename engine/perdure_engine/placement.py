@@ -51,7 +51,12 @@ class Placement:
         task = state.task(task_id)
         if self._closed or self._waits.holds(run, task_id, task.attempt):
             return None
-        spec, wait = run.state.definition.tasks[task_id], Wait(run, task_id, task.attempt)
+        spec = run.state.definition.tasks[task_id]
+        type_ = self._types.find(spec.type)
+        if type_ and type_.rate is None and spec.concurrency is None and self.slots.take_free(spec.type):
+            # As nearly always: nothing of what waiting takes is made.
+            return self._here(spec)
+        wait = Wait(run, task_id, task.attempt)
         if spec.concurrency is None or task.concurrency_key is None:
             begin = self._find_place(spec, wait)
         else:

@@ -67,14 +67,20 @@ class Slots:
         Whoever finds others waiting waits as well, so that a busy run cannot keep a slot for itself. ``since`` is when
         it began to wait, if not now, by ``time.monotonic``.
         """
-        if self.free > 0 and not self.waiting and not self._is_full(type_):
-            self._occupy(type_)
+        if self.take_free(type_):
             return True
         since = monotonic() if since is None else since
         place = Place(since - priority * PRIORITY_SECONDS, next(self._numbers), type_, run, begin, move)
         heapq.heappush(self._queues.setdefault(type_, []), place)
         self.waiting += 1
         return False
+
+    def take_free(self, type_: str) -> bool:
+        """Take a slot, if there is one and nobody waits."""
+        if self.free <= 0 or self.waiting or self._is_full(type_):
+            return False
+        self._occupy(type_)
+        return True
 
     def give_back(self, type_: str) -> None:
         """Return a slot."""
