@@ -218,11 +218,12 @@ class Rates:
         """The runs of which ``whether`` is true are another node's."""
         for type_, postponed in self._postponed.items():
             self._postponed[type_] = deque(each for each in postponed if each[0] is None or not whether(each[0]))
-        for type_, asking in list(self._asking.items()):
-            gone = [each for each in asking if each.run is not None and whether(each.run)]
-            self._asking[type_] = deque(each for each in asking if each not in gone)
-            for each in gone:
-                each.free()
+        gone = list[_Slotted]()
+        for type_, asking in self._asking.items():
+            gone += (each for each in asking if each.run is not None and whether(each.run))
+            self._asking[type_] = deque(each for each in asking if each.run is None or not whether(each.run))
+        for each in gone:
+            each.free()
 
     async def grant(self) -> None:
         """Ask for everybody who has a slot, in their order."""
