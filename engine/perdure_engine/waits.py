@@ -54,7 +54,7 @@ class Waits:
 
     def withdraw(self, run: UUID) -> list[Wait]:
         """Nothing of ``run`` waits any more; what waited."""
-        return list(self._of.pop(run, {}).values())
+        return list(self._of.pop(run, {}).values()) if self._of else []
 
     def forget(self, whether: Callable[[UUID], bool]) -> None:
         """The runs of which ``whether`` is true are another node's."""
