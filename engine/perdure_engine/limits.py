@@ -37,6 +37,14 @@ def parse_rate(text: object) -> Rate:
     raise ValueError(f'a rate is written like "10/s", "100/m", "1000/h" or "5/30s", not {text!r:.60}')
 
 
+def is_left_over(schema: str) -> str:
+    """Of a permit ``p``, in SQL: its run has ended. One that is only just starting may have its permit already."""
+    over = ", ".join(f"'{kind.__name__}'" for kind in RUN_ENDED)
+    return f"""not exists (select from "{schema}".open_runs o where o.run = p.run)
+        and (exists (select from "{schema}".events e where e.stream = p.run and e.type in ({over}))
+            or exists (select from "{schema}".archived a where a.stream = p.run))"""
+
+
 class _Asked(NamedTuple):
     """A task that waits for a permit of its key."""
 
@@ -68,10 +76,7 @@ class Permits:
             where p.run = any(array(select u.run from u)) and p.run = u.run and p.task_id = u.task_id
                 and exists (select from "{schema}".shards s join "{schema}".nodes n using (node)
                             where s.shard = u.shard and n.node = %s and n.epoch = %s)"""
-        over = ", ".join(f"'{kind.__name__}'" for kind in RUN_ENDED)
-        self._sweep = f"""delete from "{schema}".permits p
-            where not exists (select from "{schema}".open_runs o where o.run = p.run)
-                and exists (select from "{schema}".events e where e.stream = p.run and e.type in ({over}))"""
+        self._sweep = f'delete from "{schema}".permits p where {is_left_over(schema)} returning p.run'
 
     def ask(
         self, key: str, limit: int, run: UUID, task_id: str, granted: Callable[[], None], wanted: Callable[[], bool]
@@ -117,7 +122,7 @@ class Permits:
 
     async def sweep(self) -> int:
         """Delete permits that outlived their runs: of nodes that died before they gave them back; how many."""
-        return len(await self._session.fetch(f"{self._sweep} returning p.run"))
+        return len(await self._session.fetch(self._sweep))
 
     async def _ask_for(self, asking: Sequence[_Asked]) -> list[bool]:
         """Whether each may begin."""

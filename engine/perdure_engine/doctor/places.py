@@ -5,9 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from perdure_engine.doctor.faults import Fault
 from perdure_engine.doctor.snapshot import Snapshot
 from perdure_engine.identity import SHARDS
-from perdure_engine.run.events import RUN_ENDED
-
-_OVER = ", ".join(f"'{kind.__name__}'" for kind in RUN_ENDED)
+from perdure_engine.limits import is_left_over
 
 
 async def check_router(log: Snapshot, only: Sequence[Fault] | None = None) -> AsyncIterator[Fault]:
@@ -61,11 +59,7 @@ async def check_permits(log: Snapshot, only: Sequence[Fault] | None = None) -> A
     """That no permit outlives its run: others would wait for it for ever. Raises LogError."""
     if only is not None and not any(fault.table == "permits" for fault in only):
         return
-    # A run that is only just starting may have its permit already.
-    left = f"""select key, run, task_id from "{log.schema}".permits p
-        where not exists (select from "{log.schema}".open_runs o where o.run = p.run)
-            and (exists (select from "{log.schema}".events e where e.stream = p.run and e.type in ({_OVER}))
-                or exists (select from "{log.schema}".archived a where a.stream = p.run))"""
+    left = f'select key, run, task_id from "{log.schema}".permits p where {is_left_over(log.schema)}'
     async for page in log.pages(left, (), 1_000):
         for key, run, task_id in page:
             yield Fault("permits", {"key": key, "run": run, "task_id": task_id}, {}, None, "the run has ended")
